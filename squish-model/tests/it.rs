@@ -1,0 +1,1 @@
+//! Public behavior of the crate, module per module.
