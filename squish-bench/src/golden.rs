@@ -22,8 +22,10 @@ impl Golden {
     #[must_use]
     pub fn load(crate_dir: &str, name: &str) -> Self {
         let path = Path::new(crate_dir).join("tests/golden").join(format!("{name}.safetensors"));
-        let bytes = std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-        SafeTensors::deserialize(&bytes).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        let bytes =
+            std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        SafeTensors::deserialize(&bytes)
+            .unwrap_or_else(|error| panic!("{}: {error}", path.display()));
         Self { bytes, name: name.to_owned() }
     }
 
@@ -59,6 +61,18 @@ impl Golden {
         self.numbers(tensor, Dtype::I64, i64::from_le_bytes)
     }
 
+    /// An I32 tensor in row-major order.
+    #[must_use]
+    pub fn i32(&self, tensor: &str) -> Vec<i32> {
+        self.numbers(tensor, Dtype::I32, i32::from_le_bytes)
+    }
+
+    /// An I8 tensor in row-major order.
+    #[must_use]
+    pub fn i8(&self, tensor: &str) -> Vec<i8> {
+        self.numbers(tensor, Dtype::I8, i8::from_le_bytes)
+    }
+
     /// A U8 tensor in row-major order.
     #[must_use]
     pub fn u8(&self, tensor: &str) -> Vec<u8> {
@@ -69,18 +83,30 @@ impl Golden {
     #[must_use]
     pub fn u16(&self, tensor: &str) -> Vec<u16> {
         let dtype = self.view(tensor).0;
-        assert!(matches!(dtype, Dtype::U16 | Dtype::BF16 | Dtype::F16), "{}: `{tensor}` is {dtype:?}", self.name);
+        assert!(
+            matches!(dtype, Dtype::U16 | Dtype::BF16 | Dtype::F16),
+            "{}: `{tensor}` is {dtype:?}",
+            self.name
+        );
         self.numbers(tensor, dtype, u16::from_le_bytes)
     }
 
-    fn numbers<T, const N: usize>(&self, tensor: &str, dtype: Dtype, read: fn([u8; N]) -> T) -> Vec<T> {
+    fn numbers<T, const N: usize>(
+        &self,
+        tensor: &str,
+        dtype: Dtype,
+        read: fn([u8; N]) -> T,
+    ) -> Vec<T> {
         let (actual, _, bytes) = self.view(tensor);
         assert_eq!(actual, dtype, "{}: dtype of `{tensor}`", self.name);
         bytes.as_chunks().0.iter().map(|&chunk| read(chunk)).collect()
     }
 
     fn view(&self, tensor: &str) -> (Dtype, Vec<usize>, &[u8]) {
-        let view = self.tensors().tensor(tensor).unwrap_or_else(|error| panic!("{}: `{tensor}`: {error}", self.name));
+        let view = self
+            .tensors()
+            .tensor(tensor)
+            .unwrap_or_else(|error| panic!("{}: `{tensor}`: {error}", self.name));
         (view.dtype(), view.shape().to_vec(), view.data())
     }
 

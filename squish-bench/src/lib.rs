@@ -1,3 +1,20 @@
-//! What tests and benches of the workspace share: golden files, seeded data, the machine probe and the rows of the tables.
+#![doc = include_str!("../README.md")]
+#![deny(unsafe_code)]
 
+pub mod aligned;
+pub mod alloc;
+pub mod fixture;
 pub mod golden;
+pub mod input;
+pub mod place;
+pub mod probe;
+pub mod row;
+pub mod suite;
+
+pub use aligned::Aligned;
+pub use criterion::Bencher;
+pub use fixture::{Fixture, FixtureRow};
+pub use golden::Golden;
+pub use row::{Limit, Residency, Row, Table, Target, Work};
+pub use std::hint::black_box;
+pub use suite::{Checked, Suite, Unchecked};

@@ -1,5 +1,39 @@
 #![doc = include_str!("../README.md")]
 
+pub mod blocks;
+pub mod cast;
+pub mod element;
+pub mod integer;
 mod isa;
+mod lanes;
+pub mod nibble;
+mod pairs;
+#[doc(hidden)]
+pub mod probe;
+pub mod real;
+#[doc(hidden)]
+pub mod stream;
+
+pub mod activation;
+pub mod dot;
+pub mod exp;
+pub mod norm;
+pub mod reduce;
+pub mod softmax;
+pub mod top_k;
+
+pub use activation::{Gelu, gelu_in_place, gelu_into, silu_in_place, silu_into};
+pub use dot::{axpy, dot, scale_add};
+pub use exp::{exp_in_place, exp_into};
+pub use norm::{
+    RmsVariant, add_layer_norm_in_place, add_rms_norm_in_place, add_rms_norm_into, layer_norm_into,
+    rms_norm_in_place, rms_norm_into,
+};
+pub use real::Real;
+pub use reduce::{abs_max, argmax, max, min, sum};
+pub use softmax::{
+    log_softmax_in_place, log_softmax_into, log_sum_exp, softmax_in_place, softmax_into,
+};
+pub use top_k::{top_k, top_k_scratch_len};
 
 pub use isa::{Isa, SIMD_VARIABLE, SimdLevel, UnknownSimdLevel};

@@ -1,1 +1,23 @@
 //! Public behavior of the crate, module per module.
+
+#[path = "it/allocation.rs"]
+mod allocation;
+#[path = "it/cast.rs"]
+mod cast;
+#[path = "it/common.rs"]
+mod common;
+#[path = "it/dot.rs"]
+mod dot;
+#[path = "it/exp.rs"]
+mod exp;
+#[path = "it/norm.rs"]
+mod norm;
+#[path = "it/reduce.rs"]
+mod reduce;
+#[path = "it/softmax.rs"]
+mod softmax;
+#[path = "it/top_k.rs"]
+mod top_k;
+
+#[global_allocator]
+static ALLOCATOR: squish_bench::alloc::CountingAllocator = squish_bench::alloc::CountingAllocator;

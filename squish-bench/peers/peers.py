@@ -1,0 +1,269 @@
+"""Times torch, ml_dtypes and numpy on the operations of the tables, on one thread, and prints one JSON object per line:
+
+    {"row": "fp8/encode_e4m3_channel", "peer": "torch 2.15.0", "shape": "128x128", "ns_min": 16650.0, "ns_median": 17010.0,
+     "threads": 1, "form": "abs().amax(1), scale, (x * inv).to(float8_e4m3fn)"}
+
+`row` and `shape` are those of the rows that the benches declare; the times are of one call. Where a library has several ways to the
+answer, such as with its own allocation or into a buffer made before timing, the fastest one counts and `form` says which it is. Each
+answer is compared with the definition before it is timed, and a wrong one ends the program. A library that is not installed is left
+out, with a line on stderr.
+
+    python peers.py [--filter TEXT] [--quick]
+"""
+
+import argparse
+import json
+import os
+import statistics
+import sys
+import time
+
+# One thread, whatever the libraries would choose; read when they are imported.
+for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+    os.environ[variable] = "1"
+
+import numpy as np  # noqa: E402
+
+try:
+    import ml_dtypes
+except ImportError:
+    ml_dtypes = None
+    print("ml_dtypes is not installed; FP8 is left out, since its codes are the definition", file=sys.stderr)
+try:
+    import torch
+    import torch.nn.functional as F
+
+    torch.set_num_threads(1)
+except ImportError:
+    torch = None
+    print("torch is not installed; its column is left out", file=sys.stderr)
+
+MATRICES = [(128, 128), (4096, 4096)]
+E4M3_MAX = np.float32(448)
+
+
+def weights(rows, cols):
+    """Normal weights of deviation 0.02 with one wide column in 128, as the benches have them."""
+    rng = np.random.default_rng(1)
+    columns = np.where(rng.integers(0, 128, cols) == 0, 0.16, 0.02).astype(np.float32)
+    return rng.standard_normal((rows, cols), dtype=np.float32) * columns
+
+
+def scales_of(x):
+    """Scales per row [rows, 1] by the definition, in f32."""
+    amax = np.abs(x).max(axis=1, keepdims=True)
+    return np.where(amax == 0, np.float32(1), np.maximum(amax / E4M3_MAX, np.float32(2.0**-126)))
+
+
+def codes_of(x, inverse):
+    """E4M3 codes of `x * inverse` by the definition, from ml_dtypes."""
+    return np.clip(x * inverse, -E4M3_MAX, E4M3_MAX).astype(ml_dtypes.float8_e4m3fn).view(np.uint8)
+
+
+def e4m3_values():
+    """Values of the 256 codes, from the fields: 2^(e - 7) * (1 + m / 8), and m * 2^-9 below the normal range."""
+    code = np.arange(256)
+    exponent, mantissa = code >> 3 & 15, code & 7
+    magnitude = np.where(exponent == 0, mantissa * 2.0**-9, 2.0 ** (exponent - 7) * (1 + mantissa / 8))
+    value = np.where(code >= 128, -magnitude, magnitude).astype(np.float32)
+    value[[0x7F, 0xFF]] = np.nan
+    return value
+
+
+def close(got, want, relative):
+    got, want = np.asarray(got, np.float64), np.asarray(want, np.float64)
+    worst = np.max(np.abs(got - want) / np.maximum(np.abs(want), np.max(np.abs(want)) * 1e-3))
+    assert worst <= relative, f"relative error {worst}"
+
+
+def same(got, want):
+    got, want = np.asarray(got), np.asarray(want)
+    assert got.shape == want.shape and (got == want).all(), "codes or values differ"
+
+
+def fp8_codecs():
+    """Encoding and decoding of E4M3."""
+    if ml_dtypes is None:
+        return
+    for rows, cols in MATRICES:
+        shape = f"{rows}x{cols}"
+        x = weights(rows, cols)
+        scale = scales_of(x)
+        inverse = np.float32(1) / scale
+        want = codes_of(x, inverse)
+        scaled = x * inverse
+        codes8 = want.view(ml_dtypes.float8_e4m3fn)
+        same(codes8.astype(np.float32), e4m3_values()[want])
+        yield "fp8/cast_e4m3", shape, "ml_dtypes", "x.astype(float8_e4m3fn)", lambda s=scaled: s.astype(ml_dtypes.float8_e4m3fn)
+        yield "fp8/cast_from_e4m3", shape, "ml_dtypes", "codes.astype(f32)", lambda c=codes8: c.astype(np.float32)
+        if torch is None:
+            continue
+        fp8 = torch.float8_e4m3fn
+        t, t_inverse, t_scale = torch.from_numpy(x), torch.from_numpy(inverse), torch.from_numpy(scale)
+        scaled = t * t_inverse
+        buffer, codes, back = torch.empty_like(t), torch.empty(rows, cols, dtype=fp8), torch.empty_like(t)
+
+        def with_scale(t=t, t_inverse=t_inverse):
+            return (t * t_inverse).to(fp8)
+
+        def with_scale_into(t=t, t_inverse=t_inverse, buffer=buffer, codes=codes):
+            torch.mul(t, t_inverse, out=buffer)
+            return codes.copy_(buffer)
+
+        def with_amax(t=t):
+            amax = t.abs().amax(1, keepdim=True)
+            scale = torch.where(amax == 0, 1.0, (amax / 448.0).clamp(min=2.0**-126))
+            return (t * (1 / scale)).to(fp8), scale
+
+        def with_amax_into(t=t, buffer=buffer, codes=codes):
+            low, high = t.aminmax(dim=1, keepdim=True)
+            amax = torch.maximum(-low, high)
+            scale = torch.where(amax == 0, 1.0, (amax / 448.0).clamp(min=2.0**-126))
+            torch.mul(t, 1 / scale, out=buffer)
+            return codes.copy_(buffer), scale
+
+        def decode(codes=codes, t_scale=t_scale):
+            return codes.to(torch.float32) * t_scale
+
+        def decode_into(codes=codes, t_scale=t_scale, back=back):
+            return back.copy_(codes).mul_(t_scale)
+
+        for run in (with_scale, with_scale_into, lambda: with_amax()[0], lambda: with_amax_into()[0]):
+            same(run().view(torch.uint8).numpy(), want)
+        for run in (with_amax, with_amax_into):
+            same(run()[1].numpy(), scale)
+        for run in (decode, decode_into):
+            same(run().numpy(), e4m3_values()[want] * scale)
+        yield "fp8/encode_e4m3_given", shape, "torch", "(x * inv).to(float8_e4m3fn)", with_scale
+        yield "fp8/encode_e4m3_given", shape, "torch", "mul(x, inv, out=b); codes.copy_(b)", with_scale_into
+        yield "fp8/cast_e4m3", shape, "torch", "x.to(float8_e4m3fn)", lambda s=scaled: s.to(fp8)
+        yield "fp8/cast_e4m3", shape, "torch", "codes.copy_(x)", lambda s=scaled, c=codes: c.copy_(s)
+        yield "fp8/encode_e4m3_channel", shape, "torch", "abs().amax(1), scale, (x * inv).to(float8_e4m3fn)", with_amax
+        yield "fp8/encode_e4m3_channel", shape, "torch", "aminmax(1), scale, mul(x, inv, out=b), codes.copy_(b)", with_amax_into
+        yield "fp8/decode_e4m3_channel", shape, "torch", "codes.to(f32) * scale", decode
+        yield "fp8/decode_e4m3_channel", shape, "torch", "b.copy_(codes).mul_(scale)", decode_into
+        yield "fp8/cast_from_e4m3", shape, "torch", "codes.to(f32)", lambda c=codes: c.to(torch.float32)
+        yield "fp8/cast_from_e4m3", shape, "torch", "b.copy_(codes)", lambda c=codes, b=back: b.copy_(c)
+
+
+def rows_of_logits():
+    """Softmax, log-sum-exp, cross entropy."""
+    if torch is None:
+        return
+    rng = np.random.default_rng(2)
+    x = (rng.standard_normal(2048) * 2).astype(np.float32)
+    t, out = torch.from_numpy(x), torch.empty(2048)
+    wide = np.exp(x.astype(np.float64) - x.max())
+    close(torch.softmax(t, -1).numpy(), wide / wide.sum(), 1e-5)
+    yield "kernels/softmax", "2048", "torch", "softmax(x, -1)", lambda: torch.softmax(t, -1)
+    yield "kernels/softmax", "2048", "torch", "softmax(x, -1, out=y)", lambda: torch.softmax(t, -1, out=out)
+
+    z = (2 * rng.standard_normal((16, 131072)) - 4).astype(np.float32)
+    targets = rng.integers(0, 131072, 16)
+    z[np.arange(16), targets] = 6 + 12 * rng.random(16, dtype=np.float32)
+    logits, ids = torch.from_numpy(z), torch.from_numpy(targets)
+    wide = z.astype(np.float64)
+    want = np.log(np.exp(wide - wide.max(1, keepdims=True)).sum(1)) + wide.max(1)
+    loss = want - wide[np.arange(16), targets]
+
+    def cross_entropy():
+        return F.cross_entropy(logits, ids, reduction="none")
+
+    close(torch.logsumexp(logits, 1).numpy(), want, 1e-5)
+    # A loss is the difference of two numbers of this size.
+    assert np.abs(cross_entropy().numpy() - loss).max() <= 1e-5 * want.max()
+    yield "kernels/logsumexp", "16x131072", "torch", "cross_entropy(x, ids)", cross_entropy
+    yield "kernels/logsumexp", "16x131072", "torch", "logsumexp(x, 1)", lambda: torch.logsumexp(logits, 1)
+
+
+def norms():
+    """RMS norm, alone and after a residual add."""
+    if torch is None:
+        return
+    for rows, cols in [(16, 256), (64, 256), (512, 4096)]:
+        shape = f"{rows}x{cols}"
+        rng = np.random.default_rng(3)
+        x, r = (rng.standard_normal((rows, cols), dtype=np.float32) for _ in range(2))
+        w = 1 + 0.1 * rng.standard_normal(cols, dtype=np.float32)
+        tx, tr, tw = map(torch.from_numpy, (x, r, w))
+        buffer = torch.empty_like(tx)
+
+        def definition(h, w=w):
+            h = h.astype(np.float64)
+            return h / np.sqrt((h * h).mean(1, keepdims=True) + 1e-5) * w
+
+        def norm(tx=tx, tw=tw, cols=cols):
+            return F.rms_norm(tx, (cols,), tw, 1e-5)
+
+        def added(tx=tx, tr=tr, tw=tw, cols=cols, buffer=buffer):
+            return F.rms_norm(torch.add(tx, tr, out=buffer), (cols,), tw, 1e-5)
+
+        close(norm().numpy(), definition(x), 1e-4)
+        close(added().numpy(), definition(x + r), 1e-4)
+        yield "kernels/rms_norm", shape, "torch", "rms_norm(x, w)", norm
+        yield "kernels/rms_norm_add", shape, "torch", "rms_norm(add(x, r, out=h), w)", added
+
+
+def vectors():
+    """Dot product and memory copies."""
+    rng = np.random.default_rng(4)
+    a, b = (rng.standard_normal(4096, dtype=np.float32) for _ in range(2))
+    exact = a.astype(np.float64) @ b.astype(np.float64)
+    bound = 4096 * 2.0**-24 * np.abs(a.astype(np.float64) * b).sum()
+    assert abs(np.dot(a, b) - exact) <= bound
+    yield "kernels/dot", "4096", "numpy", "dot(a, b)", lambda: np.dot(a, b)
+    if torch is not None:
+        ta, tb = torch.from_numpy(a), torch.from_numpy(b)
+        assert abs(torch.dot(ta, tb).item() - exact) <= bound
+        yield "kernels/dot", "4096", "torch", "dot(a, b)", lambda: torch.dot(ta, tb)
+    for name, n in [("64kib", 64 << 10), ("64mib", 64 << 20)]:
+        source = rng.integers(0, 256, n, dtype=np.uint8)
+        target = np.zeros_like(source)
+        np.copyto(target, source)
+        same(target, source)
+        yield "probe/memcpy", name, "numpy", "copyto(to, from)", lambda s=source, t=target: np.copyto(t, s)
+
+
+def time_call(run, seconds):
+    """Times of one call in ns, one per sample of about half a millisecond, or of one call if that is longer."""
+    run()
+    start = time.perf_counter_ns()
+    run()
+    once = max(time.perf_counter_ns() - start, 1)
+    calls = max(1, int(500_000 / once))
+    samples = []
+    end = time.perf_counter() + seconds
+    while len(samples) < 5 or time.perf_counter() < end:
+        start = time.perf_counter_ns()
+        for _ in range(calls):
+            run()
+        samples.append((time.perf_counter_ns() - start) / calls)
+    return samples
+
+
+def name_and_version(peer):
+    library = {"torch": torch, "ml_dtypes": ml_dtypes, "numpy": np}[peer]
+    return f"{peer} {library.__version__.split('+')[0]}"
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--filter", default="", help="only rows whose id contains this text")
+    parser.add_argument("--quick", action="store_true", help="a fifth of the time")
+    options = parser.parse_args()
+    for group in (fp8_codecs, rows_of_logits, norms, vectors):
+        fastest = {}
+        for row, shape, peer, form, run in group():
+            if options.filter not in row:
+                continue
+            samples = time_call(run, 0.2 if options.quick else 1.0)
+            line = {"row": row, "peer": name_and_version(peer), "shape": shape, "ns_min": min(samples)}
+            line |= {"ns_median": statistics.median(samples), "threads": 1, "form": form}
+            key = row, shape, peer
+            fastest[key] = min(fastest.get(key, line), line, key=lambda each: each["ns_min"])
+        for line in fastest.values():
+            print(json.dumps(line), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,18 @@
+//! Prints one JSON line per peer and row; see the README beside this package.
+
+mod candle;
+mod fp8;
+mod halves;
+mod timing;
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    // Peers are compared on one thread, and candle runs in the global pool.
+    rayon::ThreadPoolBuilder::new().num_threads(1).build_global()?;
+    for n in [128, 4096] {
+        fp8::all(n);
+    }
+    halves::all();
+    candle::softmax()?;
+    candle::rms_norm()?;
+    Ok(())
+}

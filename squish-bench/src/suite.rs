@@ -1,0 +1,308 @@
+//! The suite of one bench file: rows, each checked before it is timed.
+//!
+//! Criterion ids are `row id / variant / shape`. Variants are `ours`, names of SIMD levels, `peer-*` and `probe-*`; probes are timed in
+//! the same group as ours, so that ratios are taken within one run.
+
+use std::{collections::BTreeSet, fs, time::Duration};
+
+use bytemuck::NoUninit;
+use criterion::{
+    Bencher, BenchmarkGroup, BenchmarkId, Criterion, Throughput, measurement::WallTime,
+};
+use serde::Serialize;
+use squish_kernels::{Isa, SimdLevel, probe as kernels};
+
+use crate::{
+    black_box,
+    place::{criterion_dir, squish_dir},
+    probe::two_buffers,
+    row::{Row, Table},
+};
+
+/// Set by `cargo xtask bench --filter`: only rows whose id contains the value run.
+pub const FILTER_VARIABLE: &str = "SQUISH_BENCH_FILTER";
+/// Set by `cargo xtask bench --sweep`: rows of [`Table::Sweep`] run, and no others.
+pub const SWEEP_VARIABLE: &str = "SQUISH_BENCH_SWEEP";
+/// Set by `cargo xtask bench` for its second build: only rows with `release_profile` run.
+pub const RELEASE_VARIABLE: &str = "SQUISH_BENCH_RELEASE";
+
+/// What the process was started for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mode {
+    /// `cargo bench`: samples are taken.
+    Time,
+    /// `cargo test --benches`, `--test` or `--list`: each closure runs once at most.
+    Test,
+}
+
+impl Mode {
+    /// Criterion's own rule: samples are taken under `--bench` without `--test`.
+    fn of(args: impl Iterator<Item = String>) -> Self {
+        let args: BTreeSet<String> = args.collect();
+        let runs_once =
+            !args.contains("--bench") || args.contains("--test") || args.contains("--list");
+        if runs_once { Self::Test } else { Self::Time }
+    }
+}
+
+/// Which rows run.
+#[derive(Clone, Debug, Default)]
+struct Selection {
+    filter: Option<String>,
+    sweep: bool,
+    release: bool,
+}
+
+impl Selection {
+    fn from_env() -> Self {
+        let set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+        Self {
+            filter: std::env::var(FILTER_VARIABLE).ok(),
+            sweep: set(SWEEP_VARIABLE),
+            release: set(RELEASE_VARIABLE),
+        }
+    }
+
+    fn takes(&self, row: &Row) -> bool {
+        let in_filter = self.filter.as_ref().is_none_or(|part| row.id.contains(part.as_str()));
+        in_filter
+            && self.sweep == (row.table == Table::Sweep)
+            && (!self.release || row.release_profile)
+    }
+}
+
+/// The rows of one bench file.
+pub struct Suite {
+    criterion: Criterion,
+    mode: Mode,
+    selection: Selection,
+    seen: BTreeSet<(&'static str, &'static str)>,
+}
+
+impl std::fmt::Debug for Suite {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Suite")
+            .field("mode", &self.mode)
+            .field("selection", &self.selection)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Default for Suite {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Suite {
+    /// A suite configured from the command line and the environment.
+    ///
+    /// Twenty samples in half a second per variant: minima need many short samples rather than long ones, and the whole table must fit
+    /// its time limit. Operations above some 5 ms fall to equal samples of one call, since samples of 1, 2, … 20 calls would not fit.
+    #[must_use]
+    pub fn new() -> Self {
+        let criterion = Criterion::default()
+            .without_plots()
+            .sample_size(20)
+            .warm_up_time(Duration::from_millis(150))
+            .measurement_time(Duration::from_millis(500))
+            .nresamples(2000)
+            .output_directory(&criterion_dir())
+            .configure_from_args();
+        Self {
+            criterion,
+            mode: Mode::of(std::env::args()),
+            selection: Selection::from_env(),
+            seen: BTreeSet::new(),
+        }
+    }
+
+    /// Whether everything runs once and quickly, as under `cargo test --benches`.
+    #[must_use]
+    pub fn is_test(&self) -> bool {
+        self.mode == Mode::Test
+    }
+
+    /// Runs `body` for `row`, if the row is selected: it prepares inputs, checks the answer, and then times variants.
+    ///
+    /// # Panics
+    ///
+    /// If the row is malformed or was run before, or if its description cannot be written.
+    pub fn row<F>(&mut self, row: &'static Row, body: F)
+    where
+        F: for<'s> FnOnce(Unchecked<'s>) -> Checked<'s>,
+    {
+        let fault = row.fault();
+        assert!(fault.is_none(), "{}", fault.unwrap_or_default());
+        assert!(
+            self.seen.insert((row.id, row.shape)),
+            "`{}` at {} is declared twice",
+            row.id,
+            row.shape
+        );
+        if !self.selection.takes(row) {
+            return;
+        }
+        let group = self.criterion.benchmark_group(row.id);
+        let Checked { group, variants, .. } = body(Unchecked { row, group, mode: self.mode });
+        group.finish();
+        assert!(variants.iter().any(|v| v.name == "ours"), "`{}` times no variant `ours`", row.id);
+        if self.mode == Mode::Time {
+            describe(row, &variants);
+        }
+    }
+
+    /// Prints criterion's closing lines.
+    pub fn finish(self) {
+        self.criterion.final_summary();
+    }
+}
+
+/// A row whose answer has not been checked; nothing can be timed on it.
+pub struct Unchecked<'s> {
+    row: &'static Row,
+    group: BenchmarkGroup<'s, WallTime>,
+    mode: Mode,
+}
+
+impl std::fmt::Debug for Unchecked<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Unchecked").field("row", &self.row.id).finish_non_exhaustive()
+    }
+}
+
+impl<'s> Unchecked<'s> {
+    /// `full` where samples are taken, `small` where the benches run as tests.
+    #[must_use]
+    pub fn size(&self, full: usize, small: usize) -> usize {
+        match self.mode {
+            Mode::Time => full,
+            Mode::Test => small,
+        }
+    }
+
+    /// Runs `check`, which asserts that what will be timed gives the right answer.
+    #[must_use]
+    pub fn check(self, check: impl FnOnce()) -> Checked<'s> {
+        check();
+        Checked { row: self.row, group: self.group, variants: Vec::new() }
+    }
+}
+
+/// A row whose answer is right, ready to be timed.
+pub struct Checked<'s> {
+    row: &'static Row,
+    group: BenchmarkGroup<'s, WallTime>,
+    variants: Vec<Variant>,
+}
+
+impl std::fmt::Debug for Checked<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Checked")
+            .field("row", &self.row.id)
+            .field("variants", &self.variants)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Checked<'_> {
+    /// Times the operation as a user calls it. Every row has this variant.
+    #[must_use]
+    pub fn ours(self, time: impl FnMut(&mut Bencher<'_>)) -> Self {
+        let moved = self.row.work.moved();
+        self.time("ours".to_owned(), moved, time)
+    }
+
+    /// Times the operation at a lower SIMD level, as a variant of the level's name; left out where this CPU (or `SQUISH_SIMD`) lacks it.
+    #[must_use]
+    pub fn at_level(self, level: SimdLevel, mut time: impl FnMut(Isa, &mut Bencher<'_>)) -> Self {
+        let moved = self.row.work.moved();
+        match Isa::available().find(|isa| isa.level() == level) {
+            Some(isa) => self.time(level.name().to_owned(), moved, |bencher| time(isa, bencher)),
+            None => self,
+        }
+    }
+
+    /// Times another form of the operation, such as `with-amax`; the row's work is taken to be the same.
+    #[must_use]
+    pub fn variant(self, name: &str, time: impl FnMut(&mut Bencher<'_>)) -> Self {
+        let moved = self.row.work.moved();
+        self.time(name.to_owned(), moved, time)
+    }
+
+    /// Times another crate's form of the operation, as `peer-{name}`. Its answer belongs into the check, too.
+    #[must_use]
+    pub fn peer(self, name: &str, time: impl FnMut(&mut Bencher<'_>)) -> Self {
+        let moved = self.row.work.moved();
+        self.time(format!("peer-{name}"), moved, time)
+    }
+
+    /// Times a `memcpy` of `bytes` between two buffers of its own, as `probe-memcpy`: it moves `2 * bytes`.
+    #[must_use]
+    pub fn memcpy_probe(self, bytes: usize) -> Self {
+        let (mut storage, second) = two_buffers(bytes);
+        let (from, to) = storage.split_at_mut(second);
+        self.time("probe-memcpy".to_owned(), 2 * bytes as u64, |bencher| {
+            bencher.iter(|| kernels::copy_bytes(black_box(&from[..bytes]), black_box(&mut *to)));
+        })
+    }
+
+    /// Times reading every byte of `buffers` once, as `probe-read`: pass the operation's own inputs.
+    #[must_use]
+    pub fn read_probe<T: NoUninit>(self, buffers: &[&[T]]) -> Self {
+        let isa = Isa::detect();
+        let buffers: Vec<&[u8]> =
+            buffers.iter().map(|buffer| bytemuck::cast_slice(buffer)).collect();
+        let bytes = buffers.iter().map(|buffer| buffer.len() as u64).sum();
+        self.time("probe-read".to_owned(), bytes, |bencher| {
+            bencher.iter(|| {
+                buffers
+                    .iter()
+                    .fold(0, |all, buffer| all | kernels::read_bytes(isa, black_box(buffer)))
+            });
+        })
+    }
+
+    fn time(mut self, name: String, bytes: u64, time: impl FnMut(&mut Bencher<'_>)) -> Self {
+        let flops = self.row.work.flops;
+        match (bytes, flops) {
+            (0, 0) => {}
+            (0, flops) => drop(self.group.throughput(Throughput::Elements(flops))),
+            (bytes, _) => drop(self.group.throughput(Throughput::Bytes(bytes))),
+        }
+        let mut time = time;
+        self.group.bench_function(BenchmarkId::new(&name, self.row.shape), |bencher| time(bencher));
+        self.variants.push(Variant { name, bytes });
+        self
+    }
+}
+
+/// One timed variant and the bytes that one call of it moves.
+#[derive(Debug, Serialize)]
+struct Variant {
+    name: String,
+    bytes: u64,
+}
+
+/// A row with its variants, as written for the tables.
+#[derive(Serialize)]
+struct Described<'a> {
+    #[serde(flatten)]
+    row: &'a Row,
+    variants: &'a [Variant],
+}
+
+/// Writes `squish/{id}@{shape}.json` below criterion's folder.
+fn describe(row: &Row, variants: &[Variant]) {
+    let path = squish_dir().join(format!("{}@{}.json", row.id, row.shape));
+    let text =
+        serde_json::to_vec_pretty(&Described { row, variants }).expect("a row is plain data");
+    let folder = path.parent().expect("the path was joined from a folder");
+    let written = fs::create_dir_all(folder).and_then(|()| fs::write(&path, text));
+    assert!(
+        written.is_ok(),
+        "{}: {}",
+        path.display(),
+        written.err().map(|e| e.to_string()).unwrap_or_default()
+    );
+}

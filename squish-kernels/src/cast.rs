@@ -1,0 +1,577 @@
+//! Slice casts between `f32` and the 8-, 6- and 4-bit formats, with one factor per run of elements.
+//!
+//! | function | result |
+//! |---|---|
+//! | [`encode_into`] | `E(x)` |
+//! | [`encode_blocks_into`] | `E(x · factors[i / block])` |
+//! | [`decode_into`] | `f32(code)` |
+//! | [`decode_blocks_into`] | `f32(code) · factors[i / block]` |
+//! | [`encode_bf16_into`], [`decode_bf16_into`] | the same from and to `bf16` |
+//! | [`widen_into`], [`narrow_into`] | `f32` from and to `bf16` and `f16` |
+//!
+//! All levels give the bits of the scalar definition in [`crate::element`], for every one of the 2^32 inputs.
+//!
+//! Encoding adds a magic number instead of looking at mantissa bits. For `|x|` in the binade `e`, the sum
+//! `|x| + 2^(e - M + 23)` has the step `2^(e - M)` as its last place, so the adder itself rounds `|x|` to a multiple of
+//! the step, ties to even, and the low bits of the sum count the steps:
+//!
+//! ```text
+//! e     = max(exponent field of |x|, emin)              emin puts subnormals in the binade above them
+//! steps = bits(|x| + f32(e + (23 - M))) - bits(f32(e + (23 - M)))
+//! code  = steps + (e - emin) · 2^M                      a carry out of the mantissa is a carry into the exponent
+//! ```
+//!
+//! Decoding moves exponent and mantissa to their places in an `f32` and multiplies by `2^(127 - bias)`, which is exact
+//! and turns subnormal codes into the numbers they stand for. It relies on subnormals being honored: nothing in
+//! this workspace sets flush-to-zero.
+
+use std::marker::PhantomData;
+
+use fearless_simd::{Select, Simd, prelude::*};
+use crate::isa::dispatch;
+use bytemuck::Pod;
+use half::{bf16, f16};
+
+use crate::{
+    Isa,
+    element::{Element, Overflow, sealed::Format},
+    real::{Real, sealed::Lanes},
+    stream::{Stores, Stream, TILE},
+};
+
+/// `E(x)` for each element, into `out`.
+///
+/// # Panics
+///
+/// If the lengths differ.
+pub fn encode_into<E: Element>(x: &[f32], out: &mut [E], overflow: Overflow) {
+    encode_blocks_into(x, x.len().max(1), &[1.0], out, overflow);
+}
+
+/// `E(x · factor)` for each element, where run `i` of `block` elements has `factors[i]`; the last run may be shorter.
+///
+/// The product is rounded to `f32` before it is encoded. `factors` may hold more than is used.
+///
+/// # Panics
+///
+/// If `x` and `out` differ in length, `block` is zero, or `factors` has fewer than `x.len() / block` entries, rounded up.
+pub fn encode_blocks_into<E: Element>(
+    x: &[f32],
+    block: usize,
+    factors: &[f32],
+    out: &mut [E],
+    overflow: Overflow,
+) {
+    encode_blocks_with(Isa::detect(), x, block, factors, out, overflow);
+}
+
+/// The value of each code, into `out`.
+///
+/// # Panics
+///
+/// If the lengths differ.
+pub fn decode_into<E: Element>(codes: &[E], out: &mut [f32]) {
+    decode_blocks_into(codes, codes.len().max(1), &[1.0], out);
+}
+
+/// The value of each code times its run's factor, rounded once; run `i` of `block` elements has `factors[i]`.
+///
+/// # Panics
+///
+/// If `codes` and `out` differ in length, `block` is zero, or `factors` has fewer than `codes.len() / block` entries,
+/// rounded up.
+pub fn decode_blocks_into<E: Element>(codes: &[E], block: usize, factors: &[f32], out: &mut [f32]) {
+    decode_blocks_with(Isa::detect(), codes, block, factors, out);
+}
+
+/// `E(x)` for each `bf16`, into `out`.
+///
+/// # Panics
+///
+/// If the lengths differ.
+pub fn encode_bf16_into<E: Element>(x: &[bf16], out: &mut [E], overflow: Overflow) {
+    encode_bf16_with(Isa::detect(), x, out, overflow);
+}
+
+/// The value of each code, into `out`. Exact: every format here fits in a `bf16`.
+///
+/// # Panics
+///
+/// If the lengths differ.
+pub fn decode_bf16_into<E: Element>(codes: &[E], out: &mut [bf16]) {
+    decode_bf16_with(Isa::detect(), codes, out);
+}
+
+/// The value of each `bf16` or `f16`, exactly, into `out`.
+///
+/// # Panics
+///
+/// If the lengths differ.
+pub fn widen_into<T: Real>(x: &[T], out: &mut [f32]) {
+    widen_with(Isa::detect(), x, out);
+}
+
+/// The nearest `bf16` or `f16` of each element, ties to even, into `out`; overflow gives infinities, NaN stays NaN.
+///
+/// # Panics
+///
+/// If the lengths differ.
+pub fn narrow_into<T: Real>(x: &[f32], out: &mut [T]) {
+    narrow_with(Isa::detect(), x, out);
+}
+
+#[doc(hidden)]
+pub fn widen_with<T: Real>(isa: Isa, x: &[T], out: &mut [f32]) {
+    assert_eq!(x.len(), out.len(), "widen: `x` and `out` differ in length");
+    T::widen(isa, x, out);
+}
+
+#[doc(hidden)]
+pub fn narrow_with<T: Real>(isa: Isa, x: &[f32], out: &mut [T]) {
+    assert_eq!(x.len(), out.len(), "narrow: `x` and `out` differ in length");
+    T::narrow(isa, x, out);
+}
+
+#[doc(hidden)]
+pub fn encode_blocks_with<E: Element>(isa: Isa, x: &[f32], block: usize, factors: &[f32], out: &mut [E], overflow: Overflow) {
+    let stores = Stores::for_bytes(size_of_val(x) + out.len());
+    encode_blocks_to(isa, stores, x, block, factors, out, overflow);
+}
+
+#[doc(hidden)]
+pub fn encode_blocks_to<E: Element>(isa: Isa, stores: Stores, x: &[f32], block: usize, factors: &[f32], out: &mut [E], overflow: Overflow) {
+    assert_eq!(x.len(), out.len(), "encode: `x` and `out` differ in length");
+    assert_factors(x.len(), block, factors.len());
+    E::encode_runs(isa, stores, x, Runs { block, factors }, bytemuck::cast_slice_mut(out), overflow);
+}
+
+#[doc(hidden)]
+pub fn decode_blocks_with<E: Element>(isa: Isa, codes: &[E], block: usize, factors: &[f32], out: &mut [f32]) {
+    let stores = Stores::for_bytes(codes.len() + size_of_val(out));
+    decode_blocks_to(isa, stores, codes, block, factors, out);
+}
+
+#[doc(hidden)]
+pub fn decode_blocks_to<E: Element>(isa: Isa, stores: Stores, codes: &[E], block: usize, factors: &[f32], out: &mut [f32]) {
+    assert_eq!(codes.len(), out.len(), "decode: `codes` and `out` differ in length");
+    assert_factors(codes.len(), block, factors.len());
+    E::decode_runs(isa, stores, bytemuck::cast_slice(codes), Runs { block, factors }, out);
+}
+
+#[doc(hidden)]
+pub fn encode_bf16_with<E: Element>(isa: Isa, x: &[bf16], out: &mut [E], overflow: Overflow) {
+    assert_eq!(x.len(), out.len(), "encode: `x` and `out` differ in length");
+    let mut tile = [0.0; TILE];
+    for (x, out) in x.chunks(TILE).zip(out.chunks_mut(TILE)) {
+        let tile = &mut tile[..x.len()];
+        widen_with(isa, x, tile);
+        encode_blocks_to(isa, Stores::Cached, tile, TILE, &[1.0], out, overflow);
+    }
+}
+
+#[doc(hidden)]
+pub fn decode_bf16_with<E: Element>(isa: Isa, codes: &[E], out: &mut [bf16]) {
+    assert_eq!(codes.len(), out.len(), "decode: `codes` and `out` differ in length");
+    let mut tile = [0.0; TILE];
+    for (codes, out) in codes.chunks(TILE).zip(out.chunks_mut(TILE)) {
+        let tile = &mut tile[..codes.len()];
+        decode_blocks_to(isa, Stores::Cached, codes, TILE, &[1.0], tile);
+        narrow_with(isa, tile, out);
+    }
+}
+
+fn assert_factors(len: usize, block: usize, n_factors: usize) {
+    assert!(block > 0, "cast: `block` is zero");
+    let n_blocks = len.div_ceil(block);
+    assert!(n_blocks <= n_factors, "cast: {n_factors} factors for {n_blocks} blocks");
+}
+
+/// One factor per run of `block` elements.
+#[derive(Clone, Copy, Debug)]
+pub struct Runs<'a> {
+    block: usize,
+    factors: &'a [f32],
+}
+
+/// Encodes with the kernel of `E`. Formats call this from [`Format::encode_runs`], so that the kernels are compiled
+/// once, in this crate, and not again in every crate that casts.
+pub(crate) fn encode_runs<E: Element>(isa: Isa, stores: Stores, x: &[f32], runs: Runs<'_>, out: &mut [u8], overflow: Overflow) {
+    // Formats without NaN and infinity have one way to overflow.
+    if overflow == Overflow::Saturate || E::NAN_CODE.is_none() {
+        dispatch!(isa.token(), simd => encode_each_run::<_, E, true>(simd, stores, x, runs, out));
+    } else {
+        dispatch!(isa.token(), simd => encode_each_run::<_, E, false>(simd, stores, x, runs, out));
+    }
+}
+
+/// Decodes with the kernel of `E`, as [`encode_runs`] encodes.
+pub(crate) fn decode_runs<E: Element>(isa: Isa, stores: Stores, codes: &[u8], runs: Runs<'_>, out: &mut [f32]) {
+    dispatch!(isa.token(), simd => decode_each_run::<_, E>(simd, stores, codes, runs, out));
+}
+
+/// Kernels between `f32` and a storage type, compiled here as those of the formats are.
+pub(crate) mod sealed {
+    use super::Isa;
+
+    pub trait Convert: Sized {
+        fn widen(isa: Isa, x: &[Self], out: &mut [f32]);
+        fn narrow(isa: Isa, x: &[f32], out: &mut [Self]);
+    }
+}
+
+macro_rules! convert {
+    ($($type:ty),*) => {$(
+        impl sealed::Convert for $type {
+            fn widen(isa: Isa, x: &[Self], out: &mut [f32]) {
+                widen(isa, x, out);
+            }
+
+            fn narrow(isa: Isa, x: &[f32], out: &mut [Self]) {
+                narrow(isa, x, out);
+            }
+        }
+    )*};
+}
+convert!(f32, bf16, f16);
+
+/// Widens with the kernel of `T`.
+fn widen<T: Real>(isa: Isa, x: &[T], out: &mut [f32]) {
+    dispatch!(isa.token(), simd => widen_all(simd, x, out));
+}
+
+/// Narrows with the kernel of `T`.
+fn narrow<T: Real>(isa: Isa, x: &[f32], out: &mut [T]) {
+    dispatch!(isa.token(), simd => narrow_all(simd, x, out));
+}
+
+/// Codes of a vector of bytes come from four vectors of `f32`, at most this many elements.
+const MAX_STEP: usize = 64;
+
+/// One step of a cast: a vector of bytes on the side of the codes.
+///
+/// A trait and not a closure, because a function can be told to be inlined into the code of the chosen level.
+trait Step<A: Copy + Default, B: Copy + Default>: Copy {
+    fn step(self, from: &[A], to: &mut [B]);
+
+    /// Whole steps of `step` elements, then one padded with zeros that holds the rest.
+    #[inline(always)]
+    fn run(self, step: usize, from: &[A], to: &mut [B]) {
+        let whole = from.len() - from.len() % step;
+        let (from, from_rest) = from.split_at(whole);
+        let (to, to_rest) = to.split_at_mut(whole);
+        for (from, to) in from.chunks_exact(step).zip(to.chunks_exact_mut(step)) {
+            self.step(from, to);
+        }
+        if !from_rest.is_empty() {
+            let (mut padded, mut result) = ([A::default(); MAX_STEP], [B::default(); MAX_STEP]);
+            padded[..from_rest.len()].copy_from_slice(from_rest);
+            self.step(&padded[..step], &mut result[..step]);
+            to_rest.copy_from_slice(&result[..to_rest.len()]);
+        }
+    }
+
+    /// [`Step::run`], by way of `tile` and around the caches if there is a stream.
+    #[inline(always)]
+    fn run_streamed(self, step: usize, from: &[A], to: &mut [B], stream: Option<&Stream>, tile: &mut [B; TILE])
+    where
+        B: Pod,
+    {
+        let Some(stream) = stream else { return self.run(step, from, to) };
+        for (from, to) in from.chunks(TILE).zip(to.chunks_mut(TILE)) {
+            let tile = &mut tile[..from.len()];
+            self.run(step, from, tile);
+            stream.copy(tile, to);
+        }
+    }
+}
+
+#[inline(always)]
+fn encode_each_run<S: Simd, E: Element, const SATURATE: bool>(simd: S, stores: Stores, x: &[f32], runs: Runs<'_>, out: &mut [u8]) {
+    let stream = stores.stream();
+    let mut tile = [0; TILE];
+    for ((x, out), &factor) in x.chunks(runs.block).zip(out.chunks_mut(runs.block)).zip(runs.factors) {
+        let step = Encode::<S, E, SATURATE> { factor: S::f32s::splat(simd, factor), format: PhantomData };
+        step.run_streamed(S::u8s::LEN, x, out, stream.as_ref(), &mut tile);
+    }
+}
+
+#[inline(always)]
+fn decode_each_run<S: Simd, E: Element>(simd: S, stores: Stores, codes: &[u8], runs: Runs<'_>, out: &mut [f32]) {
+    let stream = stores.stream();
+    let mut tile = [0.0; TILE];
+    let power = power_of_two(127 - E::BIAS);
+    for ((codes, out), &factor) in codes.chunks(runs.block).zip(out.chunks_mut(runs.block)).zip(runs.factors) {
+        // One product serves where the format's power of two and the factor have a finite, and then exact, product.
+        let folded = power * factor;
+        if folded.is_finite() {
+            let step = Decode::<S, E> { power: S::f32s::splat(simd, folded), format: PhantomData };
+            step.run_streamed(S::u8s::LEN, codes, out, stream.as_ref(), &mut tile);
+        } else {
+            decode_scalar_run::<E>(codes, factor, out);
+        }
+    }
+}
+
+/// Runs with a factor that is huge or no number.
+#[cold]
+fn decode_scalar_run<E: Element>(codes: &[u8], factor: f32, out: &mut [f32]) {
+    for (code, out) in codes.iter().zip(out) {
+        *out = E::from_bits(*code).to_f32() * factor;
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Encode<S: Simd, E, const SATURATE: bool> {
+    factor: S::f32s,
+    format: PhantomData<E>,
+}
+
+impl<S: Simd, E: Element, const SATURATE: bool> Step<f32, u8> for Encode<S, E, SATURATE> {
+    #[inline(always)]
+    fn step(self, x: &[f32], out: &mut [u8]) {
+        let simd = self.factor.token();
+        let (len, factor) = (S::f32s::LEN, self.factor);
+        let a = encode_lanes::<S, E, SATURATE>(simd, S::f32s::from_slice(simd, &x[..len]) * factor);
+        let b = encode_lanes::<S, E, SATURATE>(simd, S::f32s::from_slice(simd, &x[len..2 * len]) * factor);
+        let c = encode_lanes::<S, E, SATURATE>(simd, S::f32s::from_slice(simd, &x[2 * len..3 * len]) * factor);
+        let d = encode_lanes::<S, E, SATURATE>(simd, S::f32s::from_slice(simd, &x[3 * len..]) * factor);
+        narrow_lanes::<S>([a, b, c, d]).store_slice(out);
+    }
+}
+
+/// `power` holds the format's power of two and the factor.
+#[derive(Clone, Copy)]
+struct Decode<S: Simd, E> {
+    power: S::f32s,
+    format: PhantomData<E>,
+}
+
+impl<S: Simd, E: Element> Step<u8, f32> for Decode<S, E> {
+    #[inline(always)]
+    fn step(self, codes: &[u8], out: &mut [f32]) {
+        let len = S::f32s::LEN;
+        let codes = S::u8s::from_slice(self.power.token(), codes);
+        let [a, b, c, d] = widen_lanes::<S>(codes);
+        let [a, b, c, d] = if any_special::<S, E>(codes) {
+            [a, b, c, d].map(move_special_lanes::<S, E>)
+        } else {
+            [move_lanes::<S, E>(a), move_lanes::<S, E>(b), move_lanes::<S, E>(c), move_lanes::<S, E>(d)]
+        };
+        (a.bitcast::<S::f32s>() * self.power).store_slice(&mut out[..len]);
+        (b.bitcast::<S::f32s>() * self.power).store_slice(&mut out[len..2 * len]);
+        (c.bitcast::<S::f32s>() * self.power).store_slice(&mut out[2 * len..3 * len]);
+        (d.bitcast::<S::f32s>() * self.power).store_slice(&mut out[3 * len..]);
+    }
+}
+
+/// Storage type to `f32`, two pairs of vectors a step.
+#[derive(Clone, Copy)]
+struct Widen<S>(S);
+
+impl<S: Simd, T: Real> Step<T, f32> for Widen<S> {
+    #[inline(always)]
+    fn step(self, x: &[T], out: &mut [f32]) {
+        let (x_low, x_high) = x.split_at(2 * S::f32s::LEN);
+        let (out_low, out_high) = out.split_at_mut(2 * S::f32s::LEN);
+        <f32 as Lanes>::store(self.0, T::load(self.0, x_low), out_low);
+        <f32 as Lanes>::store(self.0, T::load(self.0, x_high), out_high);
+    }
+}
+
+/// `f32` to storage type, two pairs of vectors a step.
+#[derive(Clone, Copy)]
+struct Narrow<S>(S);
+
+impl<S: Simd, T: Real> Step<f32, T> for Narrow<S> {
+    #[inline(always)]
+    fn step(self, x: &[f32], out: &mut [T]) {
+        let (x_low, x_high) = x.split_at(2 * S::f32s::LEN);
+        let (out_low, out_high) = out.split_at_mut(2 * S::f32s::LEN);
+        T::store(self.0, <f32 as Lanes>::load(self.0, x_low), out_low);
+        T::store(self.0, <f32 as Lanes>::load(self.0, x_high), out_high);
+    }
+}
+
+#[inline(always)]
+fn widen_all<S: Simd, T: Real>(simd: S, x: &[T], out: &mut [f32]) {
+    Widen(simd).run(4 * S::f32s::LEN, x, out);
+}
+
+#[inline(always)]
+fn narrow_all<S: Simd, T: Real>(simd: S, x: &[f32], out: &mut [T]) {
+    Narrow(simd).run(4 * S::f32s::LEN, x, out);
+}
+
+/// Codes of `x`, one per 32-bit lane.
+#[inline(always)]
+pub(crate) fn encode_lanes<S: Simd, F: Format, const SATURATE: bool>(
+    simd: S,
+    x: S::f32s,
+) -> S::u32s {
+    let shift = 23 - F::MANTISSA_BITS;
+    let splat = |bits: u32| S::u32s::splat(simd, bits);
+    let bits: S::u32s = x.bitcast();
+    let magnitude = bits & splat(0x7fff_ffff);
+    // Clamping keeps the magic number in range. What lies beyond the largest value needs only to stay beyond it.
+    let clamp =
+        if SATURATE { max_bits::<F>() } else { (max_bits::<F>() & 0x7f80_0000) + 0x0080_0000 };
+    let clamped = signed_min::<S>(magnitude, splat(clamp));
+    let smallest = ((128 - F::BIAS) as u32) << 23;
+    let exponent = signed_max::<S>(clamped & splat(0x7f80_0000), splat(smallest));
+    let magic = exponent + splat(shift << 23);
+    let sum: S::u32s = (clamped.bitcast::<S::f32s>() + magic.bitcast::<S::f32s>()).bitcast();
+    // `exponent` cancels between `sum - magic` and the binade's first code, but for the shift of the latter.
+    let code =
+        sum - exponent + (exponent >> shift) - splat((shift << 23).wrapping_add(smallest >> shift));
+    let code = if SATURATE {
+        code
+    } else {
+        code.simd_gt(splat(F::MAX_CODE)).select(splat(F::OVERFLOW_CODE), code)
+    };
+    let sign = (bits ^ magnitude) >> (32 - F::CODE_BITS);
+    let is_nan = signed_gt::<S>(magnitude, splat(0x7f80_0000));
+    match F::NAN_CODE {
+        Some(nan) => is_nan.select(splat(nan), code) | sign,
+        None => is_nan.select(sign ^ splat(F::SIGN), code | sign),
+    }
+}
+
+/// Codes with sign, exponent and mantissa at their places in an `f32`, one per 32-bit lane.
+///
+/// The sign goes to the top and is dragged down again by an arithmetic shift, which brings exponent and mantissa to
+/// their places; a mask removes the copies of the sign in between.
+#[inline(always)]
+pub(crate) fn move_lanes<S: Simd, F: Format>(codes: S::u32s) -> S::u32s {
+    let top = (codes << (32 - F::CODE_BITS)).bitcast::<S::i32s>();
+    let exponent_bits = F::CODE_BITS - 1 - F::MANTISSA_BITS;
+    let mask = 0x8000_0000 | ((F::SIGN - 1) << (23 - F::MANTISSA_BITS));
+    (top >> (8 - exponent_bits)).bitcast::<S::u32s>() & S::u32s::splat(codes.token(), mask)
+}
+
+/// [`move_lanes`], with infinities and NaN as such.
+#[inline(always)]
+fn move_special_lanes<S: Simd, F: Format>(codes: S::u32s) -> S::u32s {
+    let splat = |bits: u32| S::u32s::splat(codes.token(), bits);
+    let magnitude = codes & splat(F::SIGN - 1);
+    let sign = (codes & splat(F::SIGN)) << (32 - F::CODE_BITS);
+    let special = match F::INFINITY_CODE {
+        Some(code) => magnitude.simd_eq(splat(code)).select(splat(0x7f80_0000), splat(0x7fc0_0000)),
+        None => splat(0x7fc0_0000),
+    };
+    magnitude.simd_gt(splat(F::MAX_CODE)).select(special | sign, move_lanes::<S, F>(codes))
+}
+
+/// Whether any of the codes stands for an infinity or a NaN. Rare, so that a step looks once and then chooses.
+#[inline(always)]
+fn any_special<S: Simd, F: Format>(codes: S::u8s) -> bool {
+    let splat = |bits: u32| S::u8s::splat(codes.token(), bits as u8);
+    F::NAN_CODE.is_some() && (codes & splat(F::SIGN - 1)).simd_gt(splat(F::MAX_CODE)).any_true()
+}
+
+/// The low bytes of four vectors of 32-bit lanes, each below 256, in order.
+#[inline(always)]
+pub(crate) fn narrow_lanes<S: Simd>([a, b, c, d]: [S::u32s; 4]) -> S::u8s {
+    a.relaxed_narrow(b).relaxed_narrow(c.relaxed_narrow(d))
+}
+
+/// Bytes to 32-bit lanes, in order.
+#[inline(always)]
+pub(crate) fn widen_lanes<S: Simd>(bytes: S::u8s) -> [S::u32s; 4] {
+    let (low, high) = bytes.widen();
+    let ((a, b), (c, d)) = (low.widen(), high.widen());
+    [a, b, c, d]
+}
+
+/// `f32` bits of the largest finite value.
+const fn max_bits<F: Format>() -> u32 {
+    (F::MAX_CODE << (23 - F::MANTISSA_BITS)) + (((127 - F::BIAS) as u32) << 23)
+}
+
+/// `2^exponent`, for exponents of normal numbers.
+pub(crate) const fn power_of_two(exponent: i32) -> f32 {
+    f32::from_bits(((exponent + 127) as u32) << 23)
+}
+
+// Magnitudes have no sign bit, and signed comparison is one instruction on every level where unsigned is two or three.
+
+#[inline(always)]
+fn signed_min<S: Simd>(a: S::u32s, b: S::u32s) -> S::u32s {
+    a.bitcast::<S::i32s>().min(b.bitcast::<S::i32s>()).bitcast()
+}
+
+#[inline(always)]
+fn signed_max<S: Simd>(a: S::u32s, b: S::u32s) -> S::u32s {
+    a.bitcast::<S::i32s>().max(b.bitcast::<S::i32s>()).bitcast()
+}
+
+#[inline(always)]
+fn signed_gt<S: Simd>(a: S::u32s, b: S::u32s) -> S::mask32s {
+    a.bitcast::<S::i32s>().simd_gt(b.bitcast::<S::i32s>())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::element::{E2M1, E2M3, E3M2, E4M3, E5M2, encode_scalar};
+
+    /// Compares the casts of `x` on `isa` with the definition; a NaN needs to be a NaN only where the format has one.
+    fn agree<E: Element>(isa: Isa, x: &[f32]) {
+        let mut codes = vec![E::from_bits(0); x.len()];
+        let mut values = vec![0.0; x.len()];
+        for overflow in [Overflow::Saturate, Overflow::Ieee] {
+            encode_blocks_with(isa, x, x.len(), &[1.0], &mut codes, overflow);
+            for (&x, code) in x.iter().zip(&codes) {
+                let want = encode_scalar::<E>(x, overflow) as u8;
+                assert_eq!(
+                    code.to_bits(),
+                    want,
+                    "{isa:?} {} {overflow:?}: {x:e} ({:#010x})",
+                    E::NAME,
+                    x.to_bits()
+                );
+            }
+            decode_blocks_with(isa, &codes, x.len(), &[1.0], &mut values);
+            for (value, code) in values.iter().zip(&codes) {
+                assert_eq!(value.to_bits(), code.to_f32().to_bits(), "{isa:?}: {code:?}");
+            }
+        }
+    }
+
+    fn every_input_agrees<E: Element>(isa: Isa) {
+        let mut x = vec![0.0; 1 << 16];
+        for high in 0..=u16::MAX {
+            for (low, x) in x.iter_mut().enumerate() {
+                *x = f32::from_bits(u32::from(high) << 16 | low as u32);
+            }
+            agree::<E>(isa, &x);
+        }
+    }
+
+    #[test]
+    #[ignore = "2^32 inputs, ten casts each, on every level: some minutes"]
+    fn all_floats_cast_on_every_level_as_the_definition_says() {
+        for isa in Isa::available() {
+            every_input_agrees::<E4M3>(isa);
+            every_input_agrees::<E5M2>(isa);
+            every_input_agrees::<E3M2>(isa);
+            every_input_agrees::<E2M3>(isa);
+            every_input_agrees::<E2M1>(isa);
+        }
+    }
+
+    #[test]
+    fn a_sample_of_all_floats_casts_on_every_level_as_the_definition_says() {
+        // 65 536 inputs that differ in sign, exponent and the upper mantissa, with low bits that make and break ties.
+        for low in [0u32, 1, 0x7fff, 0x8000, 0x8001, 0xffff] {
+            let x: Vec<f32> =
+                (0..=u16::MAX).map(|high| f32::from_bits(u32::from(high) << 16 | low)).collect();
+            for isa in Isa::available() {
+                agree::<E4M3>(isa, &x);
+                agree::<E5M2>(isa, &x);
+                agree::<E3M2>(isa, &x);
+                agree::<E2M3>(isa, &x);
+                agree::<E2M1>(isa, &x);
+            }
+        }
+    }
+}

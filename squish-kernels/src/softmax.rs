@@ -1,0 +1,336 @@
+//! Normalized exponentials of a row: [`softmax_in_place`], [`log_softmax_in_place`], [`log_sum_exp`].
+//!
+//! ```text
+//! m = max x        softmax[i] = e^(x[i] − m) / Σ e^(x − m)        log_sum_exp = m + ln Σ e^(x − m)
+//! ```
+//!
+//! | row | softmax | log-softmax | log-sum-exp |
+//! |---|---|---|---|
+//! | `x[i] = −∞` (masked) | exactly 0 there | −∞ there | adds nothing |
+//! | all masked, or empty | all 0: nothing has a weight | all −∞ | −∞ |
+//! | a NaN | all NaN | all NaN | NaN |
+//! | a +∞, no NaN | all NaN: ∞ − ∞ | all NaN | +∞ |
+//!
+//! Softmax of an all-masked row is the one departure from the formula, which is 0 / 0 there; attention over nothing
+//! then is zero, and merging it with other parts changes nothing.
+//!
+//! Log-sum-exp reads memory once, which is what counts at the size of a vocabulary. Pseudo-code, and where it departs
+//! from the formula:
+//!
+//! ```text
+//! m ← max of the first block, total ← 0
+//! for each block:
+//!     s, most ← Σ e^(x − m), max x           in one pass over the block
+//!     if most − m > 8:                       1. m need not be the maximum: sums of e^8 are far from overflow, and
+//!         total ← total · e^(m − most)          a larger m only moves the scale of the sum. Only a jump beyond
+//!         m ← most, s ← Σ e^(x − m)             that costs a second pass, over a block that is still in the cache.
+//!     total ← total + s                      2. the total is an f64, so that its error does not grow with the row.
+//! m + ln total
+//! ```
+
+use fearless_simd::{Simd, prelude::*};
+use crate::isa::dispatch;
+
+use crate::{
+    Isa,
+    exp::exp_normal_lanes,
+    lanes::{fold, join, map_in_place, map_into, total},
+};
+
+/// Softmax of `x`, in place: non-negative numbers that sum to 1.
+///
+/// Relative error below `(8 + d) · 2^-23` where `d` is the distance of the element from the maximum; results below
+/// 2^-126 times the largest are 0.
+///
+/// # Examples
+///
+/// ```
+/// let mut x = [0.0, f32::NEG_INFINITY, 0.0];
+/// squish_kernels::softmax_in_place(&mut x);
+/// assert_eq!(x, [0.5, 0.0, 0.5]);
+/// ```
+pub fn softmax_in_place(x: &mut [f32]) {
+    softmax_in_place_with(Isa::detect(), x);
+}
+
+/// [`softmax_in_place`] into `out`.
+///
+/// # Panics
+///
+/// If the lengths differ.
+pub fn softmax_into(x: &[f32], out: &mut [f32]) {
+    softmax_into_with(Isa::detect(), x, out);
+}
+
+/// Logarithm of the softmax of `x`, in place: `x[i] − log_sum_exp(x)`.
+///
+/// Absolute error below `4 · 2^-24 · max(1, d)` where `d` is the distance of the element from the maximum.
+///
+/// # Examples
+///
+/// ```
+/// let mut x = [1.0, 1.0];
+/// squish_kernels::log_softmax_in_place(&mut x);
+/// assert_eq!(x, [-std::f32::consts::LN_2; 2]);
+/// ```
+pub fn log_softmax_in_place(x: &mut [f32]) {
+    log_softmax_in_place_with(Isa::detect(), x);
+}
+
+/// [`log_softmax_in_place`] into `out`.
+///
+/// # Panics
+///
+/// If the lengths differ.
+pub fn log_softmax_into(x: &[f32], out: &mut [f32]) {
+    log_softmax_into_with(Isa::detect(), x, out);
+}
+
+/// `ln Σ e^x`; −∞ for an empty slice.
+///
+/// Error below `2^-21` plus the rounding of the result.
+///
+/// # Examples
+///
+/// ```
+/// let logits = [1000.0, 1000.0];
+/// assert_eq!(squish_kernels::log_sum_exp(&logits), 1000.0 + std::f32::consts::LN_2);
+/// ```
+#[must_use]
+pub fn log_sum_exp(x: &[f32]) -> f32 {
+    log_sum_exp_with(Isa::detect(), x)
+}
+
+#[doc(hidden)]
+pub fn softmax_in_place_with(isa: Isa, x: &mut [f32]) {
+    dispatch!(isa.token(), simd => softmax_lanes_in_place(simd, x));
+}
+
+#[doc(hidden)]
+pub fn softmax_into_with(isa: Isa, x: &[f32], out: &mut [f32]) {
+    assert_eq!(x.len(), out.len(), "softmax: lengths differ");
+    dispatch!(isa.token(), simd => softmax_lanes(simd, x, out));
+}
+
+#[doc(hidden)]
+pub fn log_softmax_in_place_with(isa: Isa, x: &mut [f32]) {
+    dispatch!(isa.token(), simd => log_softmax_lanes_in_place(simd, x));
+}
+
+#[doc(hidden)]
+pub fn log_softmax_into_with(isa: Isa, x: &[f32], out: &mut [f32]) {
+    assert_eq!(x.len(), out.len(), "log_softmax: lengths differ");
+    dispatch!(isa.token(), simd => log_softmax_lanes(simd, x, out));
+}
+
+#[doc(hidden)]
+#[must_use]
+pub fn log_sum_exp_with(isa: Isa, x: &[f32]) -> f32 {
+    dispatch!(isa.token(), simd => log_sum_exp_lanes(simd, x))
+}
+
+/// The definition of [`softmax_in_place`], in `f64`.
+#[doc(hidden)]
+#[must_use]
+pub fn softmax_scalar(x: &[f32]) -> Vec<f64> {
+    let m = x.iter().fold(f64::NEG_INFINITY, |m, &x| m.max(f64::from(x)));
+    if m == f64::NEG_INFINITY && !x.iter().any(|x| x.is_nan()) {
+        return vec![0.0; x.len()];
+    }
+    let weights: Vec<f64> = x.iter().map(|&x| (f64::from(x) - m).exp()).collect();
+    let sum: f64 = weights.iter().sum();
+    weights.iter().map(|weight| weight / sum).collect()
+}
+
+/// The definition of [`log_sum_exp`], in `f64`.
+#[doc(hidden)]
+#[must_use]
+pub fn log_sum_exp_scalar(x: &[f32]) -> f64 {
+    let m = x.iter().fold(f64::NEG_INFINITY, |m, &x| m.max(f64::from(x)));
+    if x.iter().any(|x| x.is_nan()) {
+        return f64::NAN;
+    }
+    if m.is_infinite() {
+        return m;
+    }
+    m + x.iter().map(|&x| (f64::from(x) - m).exp()).sum::<f64>().ln()
+}
+
+#[inline(always)]
+fn softmax_lanes_in_place<S: Simd>(simd: S, x: &mut [f32]) {
+    let m = S::f32s::splat(simd, shift(simd, x));
+    let sums = map_in_place(
+        simd,
+        x,
+        f32::NEG_INFINITY,
+        S::f32s::splat(simd, 0.0),
+        #[inline(always)]
+        |sum, x| weigh(simd, m, sum, x),
+    );
+    normalize(simd, sums, x);
+}
+
+#[inline(always)]
+fn softmax_lanes<S: Simd>(simd: S, x: &[f32], out: &mut [f32]) {
+    let m = S::f32s::splat(simd, shift(simd, x));
+    let sums = map_into(
+        simd,
+        x,
+        out,
+        f32::NEG_INFINITY,
+        S::f32s::splat(simd, 0.0),
+        #[inline(always)]
+        |sum, x| weigh(simd, m, sum, x),
+    );
+    normalize(simd, sums, out);
+}
+
+#[inline(always)]
+fn log_softmax_lanes_in_place<S: Simd>(simd: S, x: &mut [f32]) {
+    let (m, log_sum) = log_terms(simd, x);
+    map_in_place::<S, _, 4>(
+        simd,
+        x,
+        0.0,
+        (),
+        #[inline(always)]
+        |(), x| (x - m) - log_sum,
+    );
+}
+
+#[inline(always)]
+fn log_softmax_lanes<S: Simd>(simd: S, x: &[f32], out: &mut [f32]) {
+    let (m, log_sum) = log_terms(simd, x);
+    map_into::<S, _, 4>(
+        simd,
+        x,
+        out,
+        0.0,
+        (),
+        #[inline(always)]
+        |(), x| (x - m) - log_sum,
+    );
+}
+
+/// The largest element, or 0 where that is −∞, so that subtracting it leaves −∞ as it is.
+///
+/// With a NaN among the elements it is any of them: the sum that follows is NaN all the same.
+#[inline(always)]
+fn shift<S: Simd>(simd: S, x: &[f32]) -> f32 {
+    let m = largest(simd, x);
+    if m == f32::NEG_INFINITY { 0.0 } else { m }
+}
+
+#[inline(always)]
+fn largest<S: Simd>(simd: S, x: &[f32]) -> f32 {
+    let states: [_; 8] = fold(
+        simd,
+        x,
+        f32::NEG_INFINITY,
+        S::f32s::splat(simd, f32::NEG_INFINITY),
+        #[inline(always)]
+        |most, x| x.max(most),
+    );
+    join(
+        states,
+        #[inline(always)]
+        |a, b| a.max(b),
+    )
+    .reduce_max()
+}
+
+/// `e^(x − m)`, which is also added to `sum`.
+#[inline(always)]
+fn weigh<S: Simd>(simd: S, m: S::f32s, sum: &mut S::f32s, x: S::f32s) -> S::f32s {
+    let weight = exp_normal_lanes(simd, x - m);
+    *sum = *sum + weight;
+    weight
+}
+
+/// Divides the weights by their sum; where there are none, they stay 0.
+#[inline(always)]
+fn normalize<S: Simd>(simd: S, sums: [S::f32s; 4], weights: &mut [f32]) {
+    let sum = total::<S, 4>(sums);
+    let factor = S::f32s::splat(simd, if sum == 0.0 { 0.0 } else { 1.0 / sum });
+    map_in_place::<S, _, 4>(
+        simd,
+        weights,
+        0.0,
+        (),
+        #[inline(always)]
+        |(), weight| weight * factor,
+    );
+}
+
+/// The two numbers that log-softmax subtracts: the maximum, and the logarithm of the sum of what is then left.
+#[inline(always)]
+fn log_terms<S: Simd>(simd: S, x: &[f32]) -> (S::f32s, S::f32s) {
+    let m = S::f32s::splat(simd, shift(simd, x));
+    let sums: [_; 4] = fold(
+        simd,
+        x,
+        f32::NEG_INFINITY,
+        S::f32s::splat(simd, 0.0),
+        #[inline(always)]
+        |mut sum, x| {
+            weigh(simd, m, &mut sum, x);
+            sum
+        },
+    );
+    let sum = total::<S, 4>(sums);
+    let log_sum = if sum == 0.0 { 0.0 } else { f64::from(sum).ln() as f32 };
+    (m, S::f32s::splat(simd, log_sum))
+}
+
+/// Elements per block: 4 KiB, so that a block which is read twice is read from L1, and enough that its end costs little.
+const BLOCK: usize = 1024;
+
+/// How far an element may lie above the reference before the reference moves. The exponential's relative error grows with
+/// the distance, to 2^-22 here.
+const HEADROOM: f32 = 8.0;
+
+#[inline(always)]
+fn log_sum_exp_lanes<S: Simd>(simd: S, x: &[f32]) -> f32 {
+    let mut m = shift(simd, &x[..x.len().min(BLOCK)]);
+    let mut sum = 0.0_f64;
+    for block in x.chunks(BLOCK) {
+        let (mut added, most) = sum_and_max(simd, m, block);
+        // Below the reference only while all before was masked, and the reference stands for nothing.
+        let is_first = sum == 0.0 && most > f32::NEG_INFINITY;
+        if most - m > HEADROOM || is_first && most < m {
+            if sum > 0.0 {
+                sum *= (f64::from(m) - f64::from(most)).exp();
+            }
+            m = most;
+            added = sum_and_max(simd, m, block).0;
+        }
+        sum += f64::from(added);
+    }
+    if sum.is_nan() {
+        return if x.iter().any(|x| x.is_nan()) { f32::NAN } else { f32::INFINITY };
+    }
+    (f64::from(m) + sum.ln()) as f32
+}
+
+/// `Σ e^(x − m)` and the largest element; the sum is meaningless where an element exceeds `m` by more than the headroom.
+#[inline(always)]
+fn sum_and_max<S: Simd>(simd: S, m: f32, x: &[f32]) -> (f32, f32) {
+    let m = S::f32s::splat(simd, m);
+    let states: [_; 4] = fold(
+        simd,
+        x,
+        f32::NEG_INFINITY,
+        (S::f32s::splat(simd, 0.0), S::f32s::splat(simd, f32::NEG_INFINITY)),
+        #[inline(always)]
+        |(mut sum, most): (S::f32s, S::f32s), x| {
+            weigh(simd, m, &mut sum, x);
+            (sum, x.max(most))
+        },
+    );
+    let (sum, most) = join(
+        states,
+        #[inline(always)]
+        |(a, a_most), (b, b_most)| (a + b, a_most.max(b_most)),
+    );
+    (sum.reduce_sum(), most.reduce_max())
+}

@@ -1,0 +1,123 @@
+//! Stores that go around the caches, for results too large to stay in them.
+//!
+//! An ordinary store to a line that is in no cache reads the line first. Where source and result exceed the last cache
+//! level, that read is a third to a fifth of the traffic of a cast; a non-temporal store leaves it out. Kernels write
+//! a tile that stays in L1, and [`Stream::copy`] sends it on.
+
+/// Elements that a kernel computes before they are sent on, 1 KiB of `f32`: the load and the store queue then always
+/// have work of both kinds. Tiles of four and sixteen times the size decode at 0.8 and 0.7 of the rate.
+pub(crate) const TILE: usize = 256;
+
+/// Bytes read and written by one call from which on streaming pays. The C library switches its `memcpy` at three
+/// quarters of the last cache level, 24 MiB on the machines at hand; below, the result would be found in the cache.
+const STREAM_BYTES: usize = 24 << 20;
+
+/// Where results are stored.
+#[doc(hidden)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stores {
+    /// In the caches.
+    Cached,
+    /// Around them.
+    Streamed,
+}
+
+impl Stores {
+    /// What pays for an operation that touches `bytes` bytes in all, in one call or in many.
+    #[must_use]
+    pub const fn for_bytes(bytes: usize) -> Self {
+        if bytes >= STREAM_BYTES && cfg!(all(target_arch = "x86_64", not(miri))) { Self::Streamed } else { Self::Cached }
+    }
+
+    /// The stream, if results go around the caches.
+    pub(crate) fn stream(self) -> Option<Stream> {
+        (self == Self::Streamed).then_some(Stream(()))
+    }
+}
+
+/// Copies around the caches while it lives; dropping it makes the copies visible in order to other threads.
+#[derive(Debug)]
+pub(crate) struct Stream(());
+
+impl Stream {
+    /// Copies `src` to `dst`, which must be equally long.
+    #[inline]
+    pub(crate) fn copy<T: bytemuck::NoUninit + bytemuck::AnyBitPattern>(
+        &self,
+        src: &[T],
+        dst: &mut [T],
+    ) {
+        assert_eq!(src.len(), dst.len(), "stream: lengths differ");
+        #[cfg(target_arch = "x86_64")]
+        x86::copy(bytemuck::cast_slice(src), bytemuck::cast_slice_mut(dst));
+        #[cfg(not(target_arch = "x86_64"))]
+        dst.copy_from_slice(src);
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        #[cfg(target_arch = "x86_64")]
+        x86::fence();
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use core::arch::x86_64::*;
+
+    /// SSE2 stores: four of them fill the same 64-byte write-combining buffer that one wider store fills, and the
+    /// memory behind it is the limit either way, so that one form serves every level.
+    #[inline]
+    pub(super) fn copy(src: &[u8], dst: &mut [u8]) {
+        let head = dst.as_ptr().align_offset(64).min(dst.len());
+        let (src_head, src) = src.split_at(head);
+        let (dst_head, dst) = dst.split_at_mut(head);
+        dst_head.copy_from_slice(src_head);
+        let (src_lines, src_tail) = src.as_chunks::<64>();
+        let (dst_lines, dst_tail) = dst.as_chunks_mut::<64>();
+        for (src, dst) in src_lines.iter().zip(dst_lines) {
+            store_line(src, dst);
+        }
+        dst_tail.copy_from_slice(src_tail);
+    }
+
+    #[inline]
+    fn store_line(src: &[u8; 64], dst: &mut [u8; 64]) {
+        assert!(dst.as_ptr().addr().is_multiple_of(64), "stream: line is not aligned");
+        let (src, dst) = (src.as_ptr().cast::<__m128i>(), dst.as_mut_ptr().cast::<__m128i>());
+        for i in 0..4 {
+            // SAFETY: `src` and `dst` point to 64 bytes, so that parts 0 to 3 of 16 bytes lie within; the load takes
+            // any alignment, and the assertion above gave `dst` the alignment of the store. SSE2 is x86-64's baseline.
+            unsafe { _mm_stream_si128(dst.add(i), _mm_loadu_si128(src.add(i))) }
+        }
+    }
+
+    /// Orders the stores above before later ones, as other threads expect of plain memory.
+    #[inline]
+    pub(super) fn fence() {
+        // SAFETY: SSE is part of x86-64's baseline.
+        unsafe { _mm_sfence() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_streamed_copy_is_the_copy_at_every_length_and_offset() {
+        let src: Vec<u8> = (0..400u16).map(|i| i as u8).collect();
+        for (offset, len) in
+            (0..70).flat_map(|offset| [0, 1, 63, 64, 65, 128, 300].map(|len| (offset, len)))
+        {
+            let mut dst = vec![0xaa; 400];
+            Stream(()).copy(&src[7..7 + len], &mut dst[offset..offset + len]);
+            assert_eq!(dst[offset..offset + len], src[7..7 + len], "offset {offset}, len {len}");
+            assert!(
+                dst[..offset].iter().chain(&dst[offset + len..]).all(|&x| x == 0xaa),
+                "offset {offset}, len {len}"
+            );
+        }
+    }
+}

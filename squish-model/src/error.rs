@@ -1,0 +1,137 @@
+//! What can be wrong with a checkpoint, its configuration, or a call.
+
+use std::{io, path::PathBuf};
+
+use squish_checkpoint::Dtype;
+
+/// Why a model was not loaded, or a call was refused.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    // The configuration.
+    /// `config.json` is no JSON, lacks a field, or has one of the wrong type.
+    #[error("no configuration: {reason}")]
+    ConfigJson {
+        /// The parser's reason, with line and column.
+        reason: String,
+    },
+    /// The configuration asks for something that this crate does not compute.
+    #[error("`{field}` is {actual}, supported: {supported}")]
+    Unsupported {
+        /// The field of `config.json`.
+        field: &'static str,
+        /// Its value, as JSON.
+        actual: String,
+        /// The values that would do.
+        supported: &'static str,
+    },
+    /// A number is outside its range.
+    #[error("`{field}` is {actual}, expected {expected}")]
+    ConfigValue {
+        /// The field of `config.json`.
+        field: &'static str,
+        /// Its value.
+        actual: f64,
+        /// The range.
+        expected: &'static str,
+    },
+    /// A number is no multiple of another.
+    #[error("`{field}` is {actual}, no multiple of `{divisor_field}`, which is {divisor}")]
+    NotDivisible {
+        /// The field of `config.json`.
+        field: &'static str,
+        /// Its value.
+        actual: usize,
+        /// The field that should divide it.
+        divisor_field: &'static str,
+        /// The value of that one.
+        divisor: usize,
+    },
+    /// The product of two numbers does not fit into a machine word.
+    #[error("`{first_field}` {first} times `{second_field}` {second} overflows")]
+    Overflow {
+        /// A field of `config.json`.
+        first_field: &'static str,
+        /// Its value.
+        first: usize,
+        /// Another field.
+        second_field: &'static str,
+        /// Its value.
+        second: usize,
+    },
+
+    // The weights.
+    /// The checkpoint cannot be read, or a tensor is missing or has another shape than the configuration says.
+    #[error(transparent)]
+    Checkpoint(#[from] squish_checkpoint::Error),
+    /// A tensor's elements are none of the floats that are widened to `f32`.
+    #[error("`{tensor}` is {actual}, expected F32, F16 or BF16")]
+    Dtype {
+        /// The tensor.
+        tensor: String,
+        /// Its type.
+        actual: Dtype,
+    },
+    /// A tensor was given with the wrong number of elements.
+    #[error("`{tensor}` has {actual} elements, shape {shape:?} needs {expected}")]
+    Length {
+        /// The tensor.
+        tensor: String,
+        /// The shape that the configuration implies.
+        shape: Vec<usize>,
+        /// The number of elements of that shape.
+        expected: usize,
+        /// The number of elements that were given.
+        actual: usize,
+    },
+
+    // A call.
+    /// There is nothing to compute.
+    #[error("{actual} tokens, expected at least {expected}")]
+    TooFewTokens {
+        /// The fewest that make sense.
+        expected: usize,
+        /// The number given.
+        actual: usize,
+    },
+    /// A token that is not in the vocabulary.
+    #[error("token {token} at index {index} is outside the vocabulary of {vocab_size}")]
+    Token {
+        /// The token.
+        token: u32,
+        /// Where it stands in the call's tokens.
+        index: usize,
+        /// The number of tokens that there are.
+        vocab_size: usize,
+    },
+    /// More positions than the model has.
+    #[error("{actual} tokens exceed the model's context of {max}")]
+    Context {
+        /// Positions taken already and those of the call.
+        actual: usize,
+        /// `max_position_embeddings`.
+        max: usize,
+    },
+    /// Logits from which no probability follows: a NaN, a positive infinity, or nothing but negative infinities.
+    #[error("logits have no normalization: their log-sum-exp is {log_sum_exp}")]
+    Logits {
+        /// NaN or infinite.
+        log_sum_exp: f32,
+    },
+
+    // Files.
+    /// The operating system refused.
+    #[error("cannot read `{path}`: {source}", path = path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// `tokenizer.json` cannot be read, or a text cannot be encoded or decoded.
+    #[error("tokenizer: {reason}")]
+    Tokenizer {
+        /// The tokenizer library's reason.
+        reason: String,
+    },
+}

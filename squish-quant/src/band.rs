@@ -1,0 +1,159 @@
+//! Walking matrices by bands and runs: what the codecs of this crate share.
+//!
+//! A *band* is a number of whole rows with their codes and scales, the unit that a thread takes. A *run* is a
+//! contiguous part of a band with whole blocks, small enough to stay in L1 between the pass that looks for the largest
+//! magnitudes and the one that encodes.
+
+use std::ops::Range;
+
+use ndarray::{ArrayView2, ArrayViewMut2, Axis};
+
+use crate::{
+    error::{Error, Result},
+    parallel::Rows,
+};
+
+/// Elements of a run, 16 KiB of `f32`: half of the smallest L1, since codes and scales want room too.
+const RUN_ELEMENTS: usize = 4096;
+
+/// Blocks of a run at most, so that their factors fit in an array on the stack.
+pub(crate) const RUN_BLOCKS: usize = 256;
+
+/// Rows to encode, with the buffers for their codes and scales.
+pub(crate) struct EncodeBand<'a, S> {
+    pub(crate) first_row: usize,
+    pub(crate) x: ArrayView2<'a, f32>,
+    pub(crate) codes: &'a mut [u8],
+    pub(crate) scales: &'a mut [S],
+    /// Rows and columns of a block.
+    pub(crate) block: [usize; 2],
+}
+
+impl<'a, S> EncodeBand<'a, S> {
+    /// All rows of `x`; the buffers have the lengths that its shape implies.
+    pub(crate) fn new(x: ArrayView2<'a, f32>, codes: &'a mut [u8], scales: &'a mut [S], block: [usize; 2]) -> Self {
+        Self { first_row: 0, x, codes, scales, block }
+    }
+}
+
+impl<S: Send> Rows for EncodeBand<'_, S> {
+    fn n_rows(&self) -> usize {
+        self.x.nrows()
+    }
+
+    fn split_at_row(self, n: usize) -> (Self, Self) {
+        let Self { first_row, x, codes, scales, block } = self;
+        let (codes, codes_rest) = codes.split_at_mut(codes.len() / x.nrows() * n);
+        let (scales, scales_rest) = scales.split_at_mut(n / block[0] * x.ncols().div_ceil(block[1]));
+        let (x, x_rest) = x.split_at(Axis(0), n);
+        (
+            Self { first_row, x, codes, scales, block },
+            Self { first_row: first_row + n, x: x_rest, codes: codes_rest, scales: scales_rest, block },
+        )
+    }
+}
+
+/// Rows to encode with scales that are there.
+pub(crate) struct CastBand<'a> {
+    pub(crate) first_row: usize,
+    pub(crate) x: ArrayView2<'a, f32>,
+    pub(crate) codes: &'a mut [u8],
+}
+
+impl Rows for CastBand<'_> {
+    fn n_rows(&self) -> usize {
+        self.x.nrows()
+    }
+
+    fn split_at_row(self, n: usize) -> (Self, Self) {
+        let Self { first_row, x, codes } = self;
+        let (codes, codes_rest) = codes.split_at_mut(codes.len() / x.nrows() * n);
+        let (x, x_rest) = x.split_at(Axis(0), n);
+        (Self { first_row, x, codes }, Self { first_row: first_row + n, x: x_rest, codes: codes_rest })
+    }
+}
+
+/// Rows to decode into.
+pub(crate) struct DecodeBand<'a> {
+    pub(crate) first_row: usize,
+    pub(crate) out: ArrayViewMut2<'a, f32>,
+}
+
+impl Rows for DecodeBand<'_> {
+    fn n_rows(&self) -> usize {
+        self.out.nrows()
+    }
+
+    fn split_at_row(self, n: usize) -> (Self, Self) {
+        let Self { first_row, out } = self;
+        let (out, rest) = out.split_at(Axis(0), n);
+        (Self { first_row, out }, Self { first_row: first_row + n, out: rest })
+    }
+}
+
+/// Part of the rows of a band that lies contiguously and begins with a block.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Run<'a> {
+    /// Elements of the band before it.
+    pub(crate) element: usize,
+    /// Blocks of the band before it, where every row of blocks counts those of its columns.
+    pub(crate) block: usize,
+    pub(crate) x: &'a [f32],
+}
+
+/// The runs of `x`, whose rows are contiguous, in order. Rows that follow each other in memory and are whole blocks
+/// are walked as one.
+pub(crate) fn runs<'a>(x: &ArrayView2<'a, f32>, block_cols: usize) -> impl Iterator<Item = Run<'a>> {
+    let [rows, cols] = x.dim().into();
+    let one_line = if cols.is_multiple_of(block_cols) { x.to_slice() } else { None };
+    let (n_lines, line_len) = if one_line.is_some() { (1, rows * cols) } else { (rows, cols) };
+    let run_len = block_cols.saturating_mul((RUN_ELEMENTS / block_cols).clamp(1, RUN_BLOCKS));
+    let x = *x;
+    (0..n_lines).flat_map(move |line| {
+        let row = || x.index_axis_move(Axis(0), line).to_slice().expect("rows were checked to be contiguous");
+        let data = one_line.unwrap_or_else(row);
+        let first_block = line * line_len.div_ceil(block_cols);
+        data.chunks(run_len).enumerate().map(move |(i, x)| Run {
+            element: line * line_len + i * run_len,
+            block: first_block + i * (run_len / block_cols),
+            x,
+        })
+    })
+}
+
+/// `Ok` if each row of `x` is contiguous.
+pub(crate) fn check_rows(what: &'static str, dim: (usize, usize), strides: &[isize]) -> Result<()> {
+    if strides[1] == 1 || dim.1 <= 1 || dim.0 == 0 { Ok(()) } else { Err(Error::Layout { what, stride: strides[1] }) }
+}
+
+/// The number of rows in a range, if a matrix of `n_rows` has them.
+pub(crate) fn check_row_range(rows: &Range<usize>, n_rows: usize) -> Result<usize> {
+    let Range { start, end } = *rows;
+    if start <= end && end <= n_rows { Ok(end - start) } else { Err(Error::Rows { start, end, n_rows }) }
+}
+
+/// `Ok` if every element is finite, else the first that is not.
+pub(crate) fn check_finite(x: ArrayView2<'_, f32>) -> Result<()> {
+    let mut largest = [0.0; RUN_BLOCKS];
+    for run in runs(&x, RUN_ELEMENTS.min(x.ncols().max(1))) {
+        let largest = &mut largest[..run.x.len().div_ceil(RUN_ELEMENTS)];
+        squish_kernels::blocks::abs_max_blocks_into(run.x, RUN_ELEMENTS, largest);
+        if largest.iter().any(|x| !x.is_finite()) {
+            return Err(first_non_finite(run.element, run.x));
+        }
+    }
+    Ok(())
+}
+
+/// The error for the first element of `x` that is not finite, `x` being known to have one.
+#[cold]
+pub(crate) fn first_non_finite(first_element: usize, x: &[f32]) -> Error {
+    let i = x.iter().position(|x| !x.is_finite()).expect("the largest magnitude is not finite");
+    Error::NonFinite { index: first_element + i, value: x[i] }
+}
+
+/// The largest finite magnitude.
+#[cold]
+pub(crate) fn finite_abs_max(x: &[f32]) -> f32 {
+    x.iter().filter(|x| x.is_finite()).fold(0.0, |largest, x| x.abs().max(largest))
+}

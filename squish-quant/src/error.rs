@@ -1,0 +1,117 @@
+//! Why a call was refused.
+
+/// Why a quantization call was refused. Nothing is written to the output when one is returned.
+#[derive(Clone, Copy, Debug, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A buffer does not have the length that the shape and the format imply.
+    #[error("`{what}` has {actual} elements, expected {expected}")]
+    Length {
+        /// The argument, by name.
+        what: &'static str,
+        /// The length implied by the other arguments.
+        expected: usize,
+        /// The length that was given.
+        actual: usize,
+    },
+    /// A matrix does not have the shape that the other arguments imply.
+    #[error("`{what}` has shape [{}, {}], expected [{}, {}]", actual[0], actual[1], expected[0], expected[1])]
+    Shape {
+        /// The argument, by name.
+        what: &'static str,
+        /// The shape implied by the other arguments.
+        expected: [usize; 2],
+        /// The shape that was given.
+        actual: [usize; 2],
+    },
+    /// Rows that a matrix does not have.
+    #[error("rows {start}..{end} of a matrix with {n_rows} rows")]
+    Rows {
+        /// First row asked for.
+        start: usize,
+        /// Row after the last one asked for.
+        end: usize,
+        /// Rows of the matrix.
+        n_rows: usize,
+    },
+    /// Rows are no whole number of blocks.
+    #[error("rows of {len} elements are no multiple of the block of {block}")]
+    BlockAlign {
+        /// Elements of a row.
+        len: usize,
+        /// Elements of a block.
+        block: usize,
+    },
+    /// A block of no elements was asked for.
+    #[error("`{what}` is zero")]
+    ZeroBlock {
+        /// The argument, by name.
+        what: &'static str,
+    },
+    /// A format cannot be stored with blocks of this kind.
+    #[error("{format} does not support {granularity}")]
+    Unsupported {
+        /// The format, by name.
+        format: &'static str,
+        /// What was asked of it.
+        granularity: &'static str,
+    },
+    /// An input is NaN or infinite, and [`NonFinite::Error`](crate::NonFinite::Error) was asked for.
+    #[error("element {index} is {value}")]
+    NonFinite {
+        /// Index in row-major order.
+        index: usize,
+        /// The element.
+        value: f32,
+    },
+    /// A scale is NaN, infinite or negative.
+    #[error("scale {index} is {value}")]
+    BadScale {
+        /// Index in row-major order.
+        index: usize,
+        /// The scale.
+        value: f32,
+    },
+    /// A code that the format does not use.
+    #[error("`{what}` holds {value} at {index}, which is no code of the format")]
+    BadCode {
+        /// The argument, by name.
+        what: &'static str,
+        /// Index in row-major order.
+        index: usize,
+        /// The code.
+        value: i32,
+    },
+    /// The rows of a matrix do not lie contiguously, which an `_into` call needs.
+    #[error("rows of `{what}` have a stride of {stride} between elements, expected 1")]
+    Layout {
+        /// The argument, by name.
+        what: &'static str,
+        /// Stride of the last axis, in elements.
+        stride: isize,
+    },
+    /// Bytes do not start at a multiple of the element's size.
+    #[error("`{what}` starts at an address that is no multiple of {align}")]
+    Alignment {
+        /// The argument, by name.
+        what: &'static str,
+        /// The alignment needed, in bytes.
+        align: usize,
+    },
+    /// The number of elements exceeds `usize`.
+    #[error("a shape of [{}, {}] has more elements than `usize` counts", shape[0], shape[1])]
+    TooLarge {
+        /// The shape.
+        shape: [usize; 2],
+    },
+}
+
+/// Shorthand for results of this crate.
+pub type Result<T> = std::result::Result<T, Error>;
+
+impl Error {
+    /// `Ok` if `actual` is `expected`.
+    pub(crate) fn check_length(what: &'static str, expected: usize, actual: usize) -> Result<()> {
+        if expected == actual { Ok(()) } else { Err(Self::Length { what, expected, actual }) }
+    }
+}

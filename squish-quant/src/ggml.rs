@@ -1,0 +1,98 @@
+//! ggml's blocks of MXFP4, as GGUF files hold them (type 39): repacking, and encoding byte for byte.
+//!
+//! A block is 17 bytes for 32 elements: the E8M0 byte, then 16 bytes of codes. Byte `j` holds element `j` in its low
+//! and element `j + 16` in its high half, where [`MxTensor`] holds neighbors.
+//!
+//! ggml's encoder has the scales of [`ScaleRule::Floor`](crate::ScaleRule::Floor), but rounds ties toward zero and never
+//! emits -0; [`encode_mxfp4_into`] does the same. Two differences remain at the edges: ggml reads the scale byte 255 as
+//! 2^128, here it is NaN, as specified; and for a block whose largest magnitude is within half a unit in the last place
+//! below a power of two, or subnormal, ggml's rounded logarithm gives another scale byte.
+//!
+//! Source: ggml's `block_mxfp4` and `quantize_row_mxfp4_ref`, as measured through gguf 0.19.
+
+use squish_kernels::{
+    blocks::abs_max_blocks_into,
+    element::E8M0,
+};
+
+use crate::{
+    band::first_non_finite,
+    error::{Error, Result},
+    mx::{MX_BLOCK, MxFormat, MxTensor, lengths},
+};
+
+/// Bytes of a block of 32 elements.
+pub const MXFP4_BLOCK_BYTES: usize = 17;
+
+const HALF: usize = MX_BLOCK / 2;
+
+/// The bytes of a matrix as ggml's blocks, `[rows, cols / 32, 17]`.
+pub fn mxfp4_to_blocks<C: AsRef<[u8]>, S: AsRef<[u8]>>(tensor: &MxTensor<C, S>) -> Vec<u8> {
+    let blocks = tensor.codes().as_chunks::<HALF>().0.iter().zip(tensor.scales());
+    blocks
+        .flat_map(|(codes, &scale)| {
+            let mut block = [scale; MXFP4_BLOCK_BYTES];
+            for (j, byte) in block[1..].iter_mut().enumerate() {
+                *byte = nibble(codes, j) | nibble(codes, j + HALF) << 4;
+            }
+            block
+        })
+        .collect()
+}
+
+/// A matrix of `shape` from ggml's blocks, `[rows, cols / 32, 17]`.
+///
+/// # Errors
+///
+/// [`Error::BlockAlign`], [`Error::Length`] if `bytes` is too short or too long, [`Error::TooLarge`].
+pub fn mxfp4_from_blocks(bytes: &[u8], shape: [usize; 2]) -> Result<MxTensor> {
+    let [n_codes, n_scales] = lengths(shape)?;
+    let n_bytes = n_scales.checked_mul(MXFP4_BLOCK_BYTES).ok_or(Error::TooLarge { shape })?;
+    Error::check_length("bytes", n_bytes, bytes.len())?;
+    let (mut codes, mut scales) = (Vec::with_capacity(n_codes), Vec::with_capacity(n_scales));
+    for [scale, block @ ..] in bytes.as_chunks::<MXFP4_BLOCK_BYTES>().0 {
+        scales.push(*scale);
+        // Elements 0 to 15 are the low halves, 16 to 31 the high ones; neighbors go into one byte.
+        let (pairs, _) = block.as_chunks::<2>();
+        codes.extend(pairs.iter().map(|[a, b]| (a & 0xf) | b << 4));
+        codes.extend(pairs.iter().map(|[a, b]| a >> 4 | (b & 0xf0)));
+    }
+    MxTensor::new(MxFormat::MxFp4, shape, codes, scales)
+}
+
+/// `x`, rows of whole blocks of 32, as the bytes that ggml's encoder makes of it: 17 per block.
+///
+/// # Errors
+///
+/// [`Error::BlockAlign`], [`Error::Length`], [`Error::NonFinite`], for which ggml has no rule. Then nothing is written.
+pub fn encode_mxfp4_into(x: &[f32], out: &mut [u8]) -> Result<()> {
+    let [_, n_blocks] = lengths([1, x.len()])?;
+    Error::check_length("out", n_blocks * MXFP4_BLOCK_BYTES, out.len())?;
+    if x.iter().any(|x| !x.is_finite()) {
+        return Err(first_non_finite(0, x));
+    }
+    for (x, [scale, block @ ..]) in x.as_chunks::<MX_BLOCK>().0.iter().zip(out.as_chunks_mut::<MXFP4_BLOCK_BYTES>().0) {
+        let mut largest = [0.0];
+        abs_max_blocks_into(x, MX_BLOCK, &mut largest);
+        *scale = ((largest[0].to_bits() >> 23) as u8).saturating_sub(2);
+        let factor = E8M0::from_bits(254 - *scale).to_f32();
+        for (j, byte) in block.iter_mut().enumerate() {
+            *byte = code_toward_zero(x[j] * factor) | code_toward_zero(x[j + HALF] * factor) << 4;
+        }
+    }
+    Ok(())
+}
+
+/// Element `i` of a block with neighbors in a byte.
+fn nibble(codes: &[u8; HALF], i: usize) -> u8 {
+    codes[i / 2] >> (4 * (i % 2)) & 0xf
+}
+
+/// Half way between neighboring magnitudes of E2M1.
+const TIES: [f32; 7] = [0.25, 0.75, 1.25, 1.75, 2.5, 3.5, 5.0];
+
+/// The nearest E2M1 code, ties to the smaller magnitude, zero without sign.
+fn code_toward_zero(x: f32) -> u8 {
+    let magnitude = TIES.iter().filter(|&&tie| x.abs() > tie).count() as u8;
+    if magnitude > 0 && x < 0.0 { magnitude | 0x8 } else { magnitude }
+}

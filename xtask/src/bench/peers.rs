@@ -1,0 +1,175 @@
+//! What a user would pick instead, measured in the same minutes: a Rust package outside the workspace and a Python script.
+//!
+//! Both print one JSON line per figure, after asserting that their answer equals the definition. A program that cannot be built or run
+//! drops its columns, with a line saying why.
+
+use std::process::Command;
+
+use super::Options;
+use crate::{
+    failure::Outcome,
+    process::{capture, cargo, pass, root, target_dir},
+    python::{PYTHON_VARIABLE, python},
+    results::PeerResult,
+};
+
+/// The peer programs of a run and what they printed so far.
+#[derive(Debug, Default)]
+pub struct Peers {
+    programs: Vec<(&'static str, Command)>,
+    lines: Vec<PeerResult>,
+    /// One line per program that did not run.
+    pub missing: Vec<String>,
+}
+
+/// No programs, with a line that says how to have them.
+#[must_use]
+pub fn none_asked() -> Peers {
+    Peers {
+        missing: vec!["peers outside the process; `--peers` measures them".to_owned()],
+        ..Peers::default()
+    }
+}
+
+/// Builds the Rust peers and finds a Python for the others.
+pub fn prepare(options: &Options, say: &mut dyn FnMut(&str)) -> Peers {
+    let mut peers = Peers::default();
+    say("building the Rust peers");
+    match rust_peers() {
+        Ok(program) => peers.programs.push(("Rust peers (squish-bench/peers)", program)),
+        Err(failure) => peers.missing.push(format!("Rust peers (squish-bench/peers): {failure}")),
+    }
+    say("looking for the Python peers");
+    match python_peers() {
+        Ok(program) => peers.programs.push(("Python peers (peers.py)", program)),
+        Err(failure) => peers.missing.push(format!(
+            "Python peers (peers.py): {failure}; `{PYTHON_VARIABLE}` may name an interpreter"
+        )),
+    }
+    for (_, program) in &mut peers.programs {
+        program.args(arguments(options));
+    }
+    peers
+}
+
+/// What both programs understand.
+fn arguments(options: &Options) -> Vec<&str> {
+    let filter = options.filter.iter().flat_map(|filter| ["--filter", filter.as_str()]);
+    filter.chain(options.quick.then_some("--quick")).collect()
+}
+
+fn rust_peers() -> Outcome<Command> {
+    let target = target_dir().join("peers");
+    let manifest = root().join("squish-bench/peers/Cargo.toml");
+    pass(
+        cargo()
+            .args(["build", "--release", "--quiet", "--locked", "--manifest-path"])
+            .arg(manifest)
+            .arg("--target-dir")
+            .arg(&target),
+    )?;
+    Ok(Command::new(target.join("release/squish-peers")))
+}
+
+fn python_peers() -> Outcome<Command> {
+    let folder = root().join("squish-bench/peers");
+    let mut command = Command::new(python(&folder.join("requirements.txt"), "peers")?);
+    command.arg(folder.join("peers.py"));
+    Ok(command)
+}
+
+impl Peers {
+    /// Runs every program once. One that fails is not run again, and what it printed in earlier rounds stays.
+    pub fn run(&mut self, say: &mut dyn FnMut(&str)) {
+        let mut failed = Vec::new();
+        for (name, program) in &mut self.programs {
+            say(name);
+            let outcome = capture(program)
+                .map_err(|failure| failure.to_string())
+                .and_then(|text| parse(&text));
+            match outcome {
+                Ok(lines) => self.lines.extend(lines),
+                Err(fault) => failed.push((*name, fault)),
+            }
+        }
+        for (name, fault) in failed {
+            self.missing.push(format!("{name}: {fault}"));
+            self.programs.retain(|(known, _)| *known != name);
+        }
+    }
+
+    /// One result per row, shape, peer and number of threads: the minimum of the minima, and the median of the medians.
+    #[must_use]
+    pub fn merged(&self) -> Vec<PeerResult> {
+        let mut sorted = self.lines.clone();
+        let key = |p: &PeerResult| (p.row.clone(), p.shape.clone(), p.peer.clone(), p.threads);
+        sorted.sort_by_key(key);
+        sorted
+            .chunk_by(|a, b| key(a) == key(b))
+            .map(|same| {
+                let mut medians: Vec<f64> = same.iter().map(|p| p.ns_median).collect();
+                medians.sort_by(f64::total_cmp);
+                let ns_min = same.iter().map(|p| p.ns_min).fold(f64::INFINITY, f64::min);
+                PeerResult { ns_min, ns_median: medians[medians.len() / 2], ..same[0].clone() }
+            })
+            .collect()
+    }
+}
+
+/// The JSON lines of a peer program.
+fn parse(text: &str) -> Result<Vec<PeerResult>, String> {
+    let lines = text.lines().filter(|line| !line.trim().is_empty());
+    lines
+        .map(|line| serde_json::from_str(line).map_err(|error| format!("`{line}`: {error}")))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn line(peer: &str, min: f64, median: f64) -> String {
+        format!(
+            r#"{{"row":"fp8/decode","peer":"{peer}","shape":"128x128","ns_min":{min},"ns_median":{median},"threads":1}}"#
+        )
+    }
+
+    #[test]
+    fn launches_of_one_peer_are_merged_and_other_versions_kept_apart() {
+        let text = [
+            line("torch 2", 10.0, 11.0),
+            line("half 2", 5.0, 6.0),
+            line("torch 2", 9.0, 12.0),
+            line("torch 2", 12.0, 14.0),
+        ]
+        .join("\n");
+        let peers = Peers { lines: parse(&text).unwrap(), ..Peers::default() };
+        let merged: Vec<_> =
+            peers.merged().into_iter().map(|p| (p.peer, p.ns_min, p.ns_median)).collect();
+        assert_eq!(merged, [("half 2".to_owned(), 5.0, 6.0), ("torch 2".to_owned(), 9.0, 12.0)]);
+    }
+
+    #[test]
+    fn a_partial_run_asks_the_peers_for_its_part() {
+        let options = Options { filter: Some("fp8".to_owned()), quick: true, ..Options::default() };
+        assert_eq!(arguments(&options), ["--filter", "fp8", "--quick"]);
+        assert!(arguments(&Options::default()).is_empty());
+    }
+
+    #[test]
+    fn a_line_that_is_no_result_is_shown() {
+        assert!(parse("warning: slow\n").unwrap_err().starts_with("`warning: slow`"));
+        assert!(parse("\n").unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_program_that_fails_drops_its_column_with_a_line() {
+        let mut peers = Peers {
+            programs: vec![("none", Command::new("no-such-program-of-this-name"))],
+            ..Peers::default()
+        };
+        peers.run(&mut |_| {});
+        assert!(peers.programs.is_empty() && peers.merged().is_empty());
+        assert_eq!(peers.missing.len(), 1);
+    }
+}
