@@ -80,6 +80,10 @@ impl Golden {
     }
 
     /// The bits of a U16, BF16 or F16 tensor in row-major order.
+    ///
+    /// # Panics
+    ///
+    /// If the tensor has another type, as all these.
     #[must_use]
     pub fn u16(&self, tensor: &str) -> Vec<u16> {
         let dtype = self.view(tensor).0;

@@ -7,8 +7,8 @@
 //! maximum of the even and the odd lanes of two vectors halves both and joins them, and after `log2(lanes)` rounds lane
 //! `i` is the maximum of block `i`. That costs three instructions per block, where a reduction of its own costs nine.
 
-use fearless_simd::{Simd, prelude::*};
 use crate::isa::dispatch;
+use fearless_simd::{Simd, prelude::*};
 
 use crate::Isa;
 
@@ -37,16 +37,24 @@ fn maxima<S: Simd>(simd: S, x: &[f32], block: usize, out: &mut [f32]) {
     // Blocks of two vectors are those of the MX formats: without a loop they cost half.
     let short = block == 2 * lanes;
     for (x, out) in x.chunks(block.saturating_mul(lanes)).zip(out.chunks_mut(lanes)) {
-        let mut blocks = [S::i32s::splat(simd, 0); MAX_LANES];
-        if short && x.len() == block * lanes {
-            for (largest, x) in blocks.iter_mut().zip(x.chunks_exact(2 * lanes)) {
-                *largest = magnitudes::<S>(simd, &x[..lanes]).max(magnitudes::<S>(simd, &x[lanes..]));
-            }
+        let blocks = if short && x.len() == block * lanes {
+            std::array::from_fn(
+                #[inline(always)]
+                |i| {
+                    if i < lanes {
+                        pair_maxima::<S>(simd, &x[2 * i * lanes..][..2 * lanes])
+                    } else {
+                        S::i32s::splat(simd, 0)
+                    }
+                },
+            )
         } else {
+            let mut blocks = [S::i32s::splat(simd, 0); MAX_LANES];
             for (largest, x) in blocks.iter_mut().zip(x.chunks(block)) {
                 *largest = block_maxima::<S>(simd, x);
             }
-        }
+            blocks
+        };
         let mut largest = [0; MAX_LANES];
         join_blocks::<S>(blocks).store_slice(&mut largest[..lanes]);
         for (out, bits) in out.iter_mut().zip(largest) {
@@ -58,15 +66,24 @@ fn maxima<S: Simd>(simd: S, x: &[f32], block: usize, out: &mut [f32]) {
 /// Lane `i` of the result is the maximum of all lanes of `blocks[i]`.
 #[inline(always)]
 fn join_blocks<S: Simd>(mut blocks: [S::i32s; MAX_LANES]) -> S::i32s {
-    let mut n = S::i32s::LEN;
-    while n > 1 {
-        n /= 2;
-        for i in 0..n {
-            let (a, b) = (blocks[2 * i], blocks[2 * i + 1]);
-            blocks[i] = a.unzip_low(b).max(a.unzip_high(b));
-        }
+    if S::i32s::LEN >= 16 {
+        halve::<S, 8>(&mut blocks);
     }
+    if S::i32s::LEN >= 8 {
+        halve::<S, 4>(&mut blocks);
+    }
+    halve::<S, 2>(&mut blocks);
+    halve::<S, 1>(&mut blocks);
     blocks[0]
+}
+
+/// The first `2 * N` vectors to `N`, each with the pairwise maxima of two.
+#[inline(always)]
+fn halve<S: Simd, const N: usize>(blocks: &mut [S::i32s; MAX_LANES]) {
+    for i in 0..N {
+        let (a, b) = (blocks[2 * i], blocks[2 * i + 1]);
+        blocks[i] = a.unzip_low(b).max(a.unzip_high(b));
+    }
 }
 
 /// Four chains hide the latency of the maximum; a rest of less than four vectors is one padded with zeros.
@@ -94,6 +111,13 @@ fn block_maxima<S: Simd>(simd: S, x: &[f32]) -> S::i32s {
     chains[0].max(chains[1]).max(chains[2].max(chains[3]))
 }
 
+/// The maxima of a block of two vectors.
+#[inline(always)]
+fn pair_maxima<S: Simd>(simd: S, x: &[f32]) -> S::i32s {
+    let (low, high) = x.split_at(S::f32s::LEN);
+    magnitudes::<S>(simd, low).max(magnitudes::<S>(simd, high))
+}
+
 #[inline(always)]
 fn magnitudes<S: Simd>(simd: S, x: &[f32]) -> S::i32s {
     S::f32s::from_slice(simd, x).bitcast::<S::i32s>() & S::i32s::splat(simd, 0x7fff_ffff)
@@ -116,7 +140,8 @@ mod tests {
         let larger = |a: f32, b: &f32| f32::from_bits(a.to_bits().max(b.abs().to_bits()));
         for block in [1, 2, 3, 8, 15, 16, 17, 31, 32, 33, 64, 65, 100, 128, 300, 4999, 5000, 6000] {
             for len in [0, 1, 15, 16, 31, 32, 33, 512, 513, 1023, 5000] {
-                let want: Vec<f32> = x[..len].chunks(block).map(|x| x.iter().fold(0.0, larger)).collect();
+                let want: Vec<f32> =
+                    x[..len].chunks(block).map(|x| x.iter().fold(0.0, larger)).collect();
                 for isa in Isa::available() {
                     let mut got = vec![0.0; want.len()];
                     abs_max_blocks_with(isa, &x[..len], block, &mut got);

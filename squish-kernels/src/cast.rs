@@ -27,14 +27,14 @@
 
 use std::marker::PhantomData;
 
-use fearless_simd::{Select, Simd, prelude::*};
 use crate::isa::dispatch;
 use bytemuck::Pod;
+use fearless_simd::{Select, Simd, prelude::*};
 use half::{bf16, f16};
 
 use crate::{
     Isa,
-    element::{Element, Overflow, sealed::Format},
+    element::{Element, Overflow, encode_scalar, sealed::Format},
     real::{Real, sealed::Lanes},
     stream::{Stores, Stream, TILE},
 };
@@ -133,26 +133,61 @@ pub fn narrow_with<T: Real>(isa: Isa, x: &[f32], out: &mut [T]) {
 }
 
 #[doc(hidden)]
-pub fn encode_blocks_with<E: Element>(isa: Isa, x: &[f32], block: usize, factors: &[f32], out: &mut [E], overflow: Overflow) {
+pub fn encode_blocks_with<E: Element>(
+    isa: Isa,
+    x: &[f32],
+    block: usize,
+    factors: &[f32],
+    out: &mut [E],
+    overflow: Overflow,
+) {
     let stores = Stores::for_bytes(size_of_val(x) + out.len());
     encode_blocks_to(isa, stores, x, block, factors, out, overflow);
 }
 
 #[doc(hidden)]
-pub fn encode_blocks_to<E: Element>(isa: Isa, stores: Stores, x: &[f32], block: usize, factors: &[f32], out: &mut [E], overflow: Overflow) {
+pub fn encode_blocks_to<E: Element>(
+    isa: Isa,
+    stores: Stores,
+    x: &[f32],
+    block: usize,
+    factors: &[f32],
+    out: &mut [E],
+    overflow: Overflow,
+) {
     assert_eq!(x.len(), out.len(), "encode: `x` and `out` differ in length");
     assert_factors(x.len(), block, factors.len());
-    E::encode_runs(isa, stores, x, Runs { block, factors }, bytemuck::cast_slice_mut(out), overflow);
+    E::encode_runs(
+        isa,
+        stores,
+        x,
+        Runs { block, factors },
+        bytemuck::cast_slice_mut(out),
+        overflow,
+    );
 }
 
 #[doc(hidden)]
-pub fn decode_blocks_with<E: Element>(isa: Isa, codes: &[E], block: usize, factors: &[f32], out: &mut [f32]) {
+pub fn decode_blocks_with<E: Element>(
+    isa: Isa,
+    codes: &[E],
+    block: usize,
+    factors: &[f32],
+    out: &mut [f32],
+) {
     let stores = Stores::for_bytes(codes.len() + size_of_val(out));
     decode_blocks_to(isa, stores, codes, block, factors, out);
 }
 
 #[doc(hidden)]
-pub fn decode_blocks_to<E: Element>(isa: Isa, stores: Stores, codes: &[E], block: usize, factors: &[f32], out: &mut [f32]) {
+pub fn decode_blocks_to<E: Element>(
+    isa: Isa,
+    stores: Stores,
+    codes: &[E],
+    block: usize,
+    factors: &[f32],
+    out: &mut [f32],
+) {
     assert_eq!(codes.len(), out.len(), "decode: `codes` and `out` differ in length");
     assert_factors(codes.len(), block, factors.len());
     E::decode_runs(isa, stores, bytemuck::cast_slice(codes), Runs { block, factors }, out);
@@ -195,7 +230,14 @@ pub struct Runs<'a> {
 
 /// Encodes with the kernel of `E`. Formats call this from [`Format::encode_runs`], so that the kernels are compiled
 /// once, in this crate, and not again in every crate that casts.
-pub(crate) fn encode_runs<E: Element>(isa: Isa, stores: Stores, x: &[f32], runs: Runs<'_>, out: &mut [u8], overflow: Overflow) {
+pub(crate) fn encode_runs<E: Element>(
+    isa: Isa,
+    stores: Stores,
+    x: &[f32],
+    runs: Runs<'_>,
+    out: &mut [u8],
+    overflow: Overflow,
+) {
     // Formats without NaN and infinity have one way to overflow.
     if overflow == Overflow::Saturate || E::NAN_CODE.is_none() {
         dispatch!(isa.token(), simd => encode_each_run::<_, E, true>(simd, stores, x, runs, out));
@@ -205,7 +247,13 @@ pub(crate) fn encode_runs<E: Element>(isa: Isa, stores: Stores, x: &[f32], runs:
 }
 
 /// Decodes with the kernel of `E`, as [`encode_runs`] encodes.
-pub(crate) fn decode_runs<E: Element>(isa: Isa, stores: Stores, codes: &[u8], runs: Runs<'_>, out: &mut [f32]) {
+pub(crate) fn decode_runs<E: Element>(
+    isa: Isa,
+    stores: Stores,
+    codes: &[u8],
+    runs: Runs<'_>,
+    out: &mut [f32],
+) {
     dispatch!(isa.token(), simd => decode_each_run::<_, E>(simd, stores, codes, runs, out));
 }
 
@@ -272,8 +320,14 @@ trait Step<A: Copy + Default, B: Copy + Default>: Copy {
 
     /// [`Step::run`], by way of `tile` and around the caches if there is a stream.
     #[inline(always)]
-    fn run_streamed(self, step: usize, from: &[A], to: &mut [B], stream: Option<&Stream>, tile: &mut [B; TILE])
-    where
+    fn run_streamed(
+        self,
+        step: usize,
+        from: &[A],
+        to: &mut [B],
+        stream: Option<&Stream>,
+        tile: &mut [B; TILE],
+    ) where
         B: Pod,
     {
         let Some(stream) = stream else { return self.run(step, from, to) };
@@ -286,21 +340,38 @@ trait Step<A: Copy + Default, B: Copy + Default>: Copy {
 }
 
 #[inline(always)]
-fn encode_each_run<S: Simd, E: Element, const SATURATE: bool>(simd: S, stores: Stores, x: &[f32], runs: Runs<'_>, out: &mut [u8]) {
+fn encode_each_run<S: Simd, E: Element, const SATURATE: bool>(
+    simd: S,
+    stores: Stores,
+    x: &[f32],
+    runs: Runs<'_>,
+    out: &mut [u8],
+) {
     let stream = stores.stream();
     let mut tile = [0; TILE];
-    for ((x, out), &factor) in x.chunks(runs.block).zip(out.chunks_mut(runs.block)).zip(runs.factors) {
-        let step = Encode::<S, E, SATURATE> { factor: S::f32s::splat(simd, factor), format: PhantomData };
+    for ((x, out), &factor) in
+        x.chunks(runs.block).zip(out.chunks_mut(runs.block)).zip(runs.factors)
+    {
+        let step =
+            Encode::<S, E, SATURATE> { factor: S::f32s::splat(simd, factor), format: PhantomData };
         step.run_streamed(S::u8s::LEN, x, out, stream.as_ref(), &mut tile);
     }
 }
 
 #[inline(always)]
-fn decode_each_run<S: Simd, E: Element>(simd: S, stores: Stores, codes: &[u8], runs: Runs<'_>, out: &mut [f32]) {
+fn decode_each_run<S: Simd, E: Element>(
+    simd: S,
+    stores: Stores,
+    codes: &[u8],
+    runs: Runs<'_>,
+    out: &mut [f32],
+) {
     let stream = stores.stream();
     let mut tile = [0.0; TILE];
     let power = power_of_two(127 - E::BIAS);
-    for ((codes, out), &factor) in codes.chunks(runs.block).zip(out.chunks_mut(runs.block)).zip(runs.factors) {
+    for ((codes, out), &factor) in
+        codes.chunks(runs.block).zip(out.chunks_mut(runs.block)).zip(runs.factors)
+    {
         // One product serves where the format's power of two and the factor have a finite, and then exact, product.
         let folded = power * factor;
         if folded.is_finite() {
@@ -329,13 +400,9 @@ struct Encode<S: Simd, E, const SATURATE: bool> {
 impl<S: Simd, E: Element, const SATURATE: bool> Step<f32, u8> for Encode<S, E, SATURATE> {
     #[inline(always)]
     fn step(self, x: &[f32], out: &mut [u8]) {
-        let simd = self.factor.token();
-        let (len, factor) = (S::f32s::LEN, self.factor);
-        let a = encode_lanes::<S, E, SATURATE>(simd, S::f32s::from_slice(simd, &x[..len]) * factor);
-        let b = encode_lanes::<S, E, SATURATE>(simd, S::f32s::from_slice(simd, &x[len..2 * len]) * factor);
-        let c = encode_lanes::<S, E, SATURATE>(simd, S::f32s::from_slice(simd, &x[2 * len..3 * len]) * factor);
-        let d = encode_lanes::<S, E, SATURATE>(simd, S::f32s::from_slice(simd, &x[3 * len..]) * factor);
-        narrow_lanes::<S>([a, b, c, d]).store_slice(out);
+        let [a, b, c, d] = quarters::<S>(self.factor.token(), x);
+        let scaled = [a * self.factor, b * self.factor, c * self.factor, d * self.factor];
+        encode_step::<S, E, SATURATE>(scaled).store_slice(out);
     }
 }
 
@@ -355,7 +422,12 @@ impl<S: Simd, E: Element> Step<u8, f32> for Decode<S, E> {
         let [a, b, c, d] = if any_special::<S, E>(codes) {
             [a, b, c, d].map(move_special_lanes::<S, E>)
         } else {
-            [move_lanes::<S, E>(a), move_lanes::<S, E>(b), move_lanes::<S, E>(c), move_lanes::<S, E>(d)]
+            [
+                move_lanes::<S, E>(a),
+                move_lanes::<S, E>(b),
+                move_lanes::<S, E>(c),
+                move_lanes::<S, E>(d),
+            ]
         };
         (a.bitcast::<S::f32s>() * self.power).store_slice(&mut out[..len]);
         (b.bitcast::<S::f32s>() * self.power).store_slice(&mut out[len..2 * len]);
@@ -402,20 +474,66 @@ fn narrow_all<S: Simd, T: Real>(simd: S, x: &[f32], out: &mut [T]) {
     Narrow(simd).run(4 * S::f32s::LEN, x, out);
 }
 
-/// Codes of `x`, one per 32-bit lane.
+/// The four vectors of as many elements as a vector has bytes.
 #[inline(always)]
-pub(crate) fn encode_lanes<S: Simd, F: Format, const SATURATE: bool>(
-    simd: S,
-    x: S::f32s,
-) -> S::u32s {
+pub(crate) fn quarters<S: Simd>(simd: S, x: &[f32]) -> [S::f32s; 4] {
+    let (ab, cd) = x.split_at(2 * S::f32s::LEN);
+    let ((a, b), (c, d)) = (ab.split_at(S::f32s::LEN), cd.split_at(S::f32s::LEN));
+    let load = S::f32s::from_slice;
+    [load(simd, a), load(simd, b), load(simd, c), load(simd, d)]
+}
+
+/// Codes of four vectors.
+#[inline(always)]
+pub(crate) fn encode_step<S: Simd, F: Format, const SATURATE: bool>(x: [S::f32s; 4]) -> S::u8s {
+    let [a, b, c, d] = x;
+    let largest = signed_max::<S>(
+        signed_max::<S>(magnitude::<S>(a), magnitude::<S>(b)),
+        signed_max::<S>(magnitude::<S>(c), magnitude::<S>(d)),
+    );
+    // NaN is rare, so that a step looks once and then chooses.
+    if signed_gt::<S>(largest, S::u32s::splat(a.token(), 0x7f80_0000)).any_true() {
+        return encode_scalar_step::<S, F>(
+            x,
+            if SATURATE { Overflow::Saturate } else { Overflow::Ieee },
+        );
+    }
+    narrow_lanes::<S>([
+        encode_lanes::<S, F, SATURATE>(a),
+        encode_lanes::<S, F, SATURATE>(b),
+        encode_lanes::<S, F, SATURATE>(c),
+        encode_lanes::<S, F, SATURATE>(d),
+    ])
+}
+
+/// [`encode_step`] for vectors with a NaN.
+#[inline(always)]
+fn encode_scalar_step<S: Simd, F: Format>(x: [S::f32s; 4], overflow: Overflow) -> S::u8s {
+    let (mut values, mut codes) = ([0.0; MAX_STEP], [0; MAX_STEP]);
+    for (x, values) in x.into_iter().zip(values.chunks_exact_mut(S::f32s::LEN)) {
+        x.store_slice(values);
+    }
+    encode_scalar_slice::<F>(&values, overflow, &mut codes);
+    S::u8s::from_slice(x[0].token(), &codes[..S::u8s::LEN])
+}
+
+#[cold]
+#[inline(never)]
+fn encode_scalar_slice<F: Format>(x: &[f32], overflow: Overflow, codes: &mut [u8]) {
+    for (x, code) in x.iter().zip(codes) {
+        *code = encode_scalar::<F>(*x, overflow) as u8;
+    }
+}
+
+/// Codes of numbers and infinities, one per 32-bit lane.
+#[inline(always)]
+fn encode_lanes<S: Simd, F: Format, const SATURATE: bool>(x: S::f32s) -> S::u32s {
     let shift = 23 - F::MANTISSA_BITS;
-    let splat = |bits: u32| S::u32s::splat(simd, bits);
-    let bits: S::u32s = x.bitcast();
-    let magnitude = bits & splat(0x7fff_ffff);
+    let splat = |bits: u32| S::u32s::splat(x.token(), bits);
     // Clamping keeps the magic number in range. What lies beyond the largest value needs only to stay beyond it.
     let clamp =
         if SATURATE { max_bits::<F>() } else { (max_bits::<F>() & 0x7f80_0000) + 0x0080_0000 };
-    let clamped = signed_min::<S>(magnitude, splat(clamp));
+    let clamped = signed_min::<S>(magnitude::<S>(x), splat(clamp));
     let smallest = ((128 - F::BIAS) as u32) << 23;
     let exponent = signed_max::<S>(clamped & splat(0x7f80_0000), splat(smallest));
     let magic = exponent + splat(shift << 23);
@@ -428,12 +546,12 @@ pub(crate) fn encode_lanes<S: Simd, F: Format, const SATURATE: bool>(
     } else {
         code.simd_gt(splat(F::MAX_CODE)).select(splat(F::OVERFLOW_CODE), code)
     };
-    let sign = (bits ^ magnitude) >> (32 - F::CODE_BITS);
-    let is_nan = signed_gt::<S>(magnitude, splat(0x7f80_0000));
-    match F::NAN_CODE {
-        Some(nan) => is_nan.select(splat(nan), code) | sign,
-        None => is_nan.select(sign ^ splat(F::SIGN), code | sign),
-    }
+    code | ((x.bitcast::<S::u32s>() >> (32 - F::CODE_BITS)) & splat(F::SIGN))
+}
+
+#[inline(always)]
+fn magnitude<S: Simd>(x: S::f32s) -> S::u32s {
+    x.bitcast::<S::u32s>() & S::u32s::splat(x.token(), 0x7fff_ffff)
 }
 
 /// Codes with sign, exponent and mantissa at their places in an `f32`, one per 32-bit lane.
@@ -512,7 +630,7 @@ fn signed_gt<S: Simd>(a: S::u32s, b: S::u32s) -> S::mask32s {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::element::{E2M1, E2M3, E3M2, E4M3, E5M2, encode_scalar};
+    use crate::element::{E2M1, E2M3, E3M2, E4M3, E5M2};
 
     /// Compares the casts of `x` on `isa` with the definition; a NaN needs to be a NaN only where the format has one.
     fn agree<E: Element>(isa: Isa, x: &[f32]) {

@@ -9,8 +9,8 @@
 //! Levels with a fused multiply-add (`avx2`, `avx512`, `neon`) round once per step, the others twice. NaN and
 //! infinities follow IEEE 754.
 
-use fearless_simd::{Simd, prelude::*};
 use crate::isa::dispatch;
+use fearless_simd::{Simd, prelude::*};
 
 use crate::{
     Isa,
@@ -136,12 +136,7 @@ fn scale_add_lanes<S: Simd>(simd: S, a: f32, x: &[f32], b: f32, y: &mut [f32]) {
 
 /// `f(x, y)`, into `y`. Four vectors per step, which spreads the cost of the loop.
 #[inline(always)]
-fn update<S: Simd>(
-    simd: S,
-    x: &[f32],
-    y: &mut [f32],
-    f: impl Fn(S::f32s, S::f32s) -> S::f32s,
-) {
+fn update<S: Simd>(simd: S, x: &[f32], y: &mut [f32], f: impl Fn(S::f32s, S::f32s) -> S::f32s) {
     let lanes = S::f32s::LEN;
     let (mut x_blocks, mut y_blocks) = (x.chunks_exact(4 * lanes), y.chunks_exact_mut(4 * lanes));
     for (x, y) in (&mut x_blocks).zip(&mut y_blocks) {

@@ -106,7 +106,14 @@ pub(crate) mod sealed {
         const SIGN: u32 = 1 << (Self::CODE_BITS - 1);
 
         /// [`cast::encode_runs`] for this format.
-        fn encode_runs(isa: Isa, stores: Stores, x: &[f32], runs: Runs<'_>, out: &mut [u8], overflow: Overflow);
+        fn encode_runs(
+            isa: Isa,
+            stores: Stores,
+            x: &[f32],
+            runs: Runs<'_>,
+            out: &mut [u8],
+            overflow: Overflow,
+        );
         /// [`cast::decode_runs`] for this format.
         fn decode_runs(isa: Isa, stores: Stores, codes: &[u8], runs: Runs<'_>, out: &mut [f32]);
     }
@@ -116,9 +123,14 @@ macro_rules! element {
     ($(#[$doc:meta])* $name:ident, $spelling:literal, $bits:literal, mantissa $mantissa:literal, bias $bias:literal,
      max $max:literal = $max_code:literal, exponent $max_exponent:literal, overflow $overflow:expr, nan $nan:expr, infinity $infinity:expr) => {
         $(#[$doc])*
-        #[derive(Clone, Copy, PartialEq, Eq, Hash, Default, Pod, Zeroable)]
+        #[derive(Clone, Copy, PartialEq, Eq, Hash, Default)]
         #[repr(transparent)]
         pub struct $name(u8);
+
+        // SAFETY: A transparent wrapper of `u8`, of which all bit patterns are values, zero included.
+        unsafe impl Zeroable for $name {}
+        // SAFETY: As above; one byte has no padding.
+        unsafe impl Pod for $name {}
 
         impl sealed::Format for $name {
             const MANTISSA_BITS: u32 = $mantissa;
@@ -185,9 +197,14 @@ element! {
 }
 
 /// A power of two: the block scale of the MX formats.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Default, Pod, Zeroable)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[repr(transparent)]
 pub struct E8M0(u8);
+
+// SAFETY: A transparent wrapper of `u8`, of which all bit patterns are values, zero included.
+unsafe impl Zeroable for E8M0 {}
+// SAFETY: As above; one byte has no padding.
+unsafe impl Pod for E8M0 {}
 
 impl E8M0 {
     /// The code of NaN.

@@ -12,8 +12,8 @@
 //! Softmax and its kin know that the argument is not large and want no subnormal results, and so use a shorter form
 //! in base 2, `2^(d · log2 e)`.
 
-use fearless_simd::{Simd, prelude::*};
 use crate::isa::dispatch;
+use fearless_simd::{Simd, prelude::*};
 
 use crate::{
     Isa,
@@ -85,7 +85,11 @@ pub(crate) fn exp_sum_lanes<S: Simd>(simd: S, x: S::f32s, low: Option<S::f32s>) 
     let n = shifted - splat(ROUND);
     let r = n.mul_add(splat(-LN_2_HIGH), x);
     let r = n.mul_add(splat(-LN_2_LOW), r);
-    let r = low.map_or(r, #[inline(always)] |low| r + low);
+    let r = low.map_or(
+        r,
+        #[inline(always)]
+        |low| r + low,
+    );
     let q = splat(1.381_454e-3);
     let q = q.mul_add(r, splat(8.368_745e-3));
     let q = q.mul_add(r, splat(4.166_839e-2));
@@ -122,7 +126,7 @@ pub(crate) fn exp_normal_lanes<S: Simd>(simd: S, d: S::f32s) -> S::f32s {
     let p = p.mul_add(f, splat(9.671_533_5e-3));
     let p = p.mul_add(f, splat(5.550_734e-2));
     let p = p.mul_add(f, splat(0.240_222_42));
-    let p = p.mul_add(f, splat(0.693_147));
+    let p = p.mul_add(f, splat(0.693_147_003_65));
     let p = p.mul_add(f, splat(1.0));
     let power = (shifted.bitcast::<S::u32s>() << 23).bitcast::<S::f32s>();
     d.simd_lt(splat(LOWEST)).select(splat(0.0), p * power)

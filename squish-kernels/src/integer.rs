@@ -24,11 +24,11 @@
 
 use bytemuck::Pod;
 use fearless_simd::{Select, Simd, prelude::*};
-use crate::isa::dispatch;
 
 use crate::{
     Isa,
     cast::{narrow_lanes, widen_lanes},
+    isa::dispatch,
     stream::{Stores, Stream, TILE},
 };
 
@@ -49,22 +49,34 @@ impl Blocks<'_> {
     fn assert_cover(self, len: usize) {
         assert!(self.block > 0, "integer: `block` is zero");
         let n_blocks = len.div_ceil(self.block);
-        assert!(n_blocks <= self.scales.len(), "integer: {} scales for {n_blocks} blocks", self.scales.len());
+        assert!(
+            n_blocks <= self.scales.len(),
+            "integer: {} scales for {n_blocks} blocks",
+            self.scales.len()
+        );
         let n_zero_points = self.zero_points.map_or(n_blocks, <[i8]>::len);
-        assert!(n_blocks <= n_zero_points, "integer: {n_zero_points} zero points for {n_blocks} blocks");
+        assert!(
+            n_blocks <= n_zero_points,
+            "integer: {n_zero_points} zero points for {n_blocks} blocks"
+        );
     }
 
     fn assert_cover_pairs(self, len: usize) {
         self.assert_cover(len);
         let whole = self.block.is_multiple_of(2) || self.block >= len;
-        assert!(whole && len.is_multiple_of(2), "integer: blocks of {} of {len} elements do not end with a byte", self.block);
+        assert!(
+            whole && len.is_multiple_of(2),
+            "integer: blocks of {} of {len} elements do not end with a byte",
+            self.block
+        );
     }
 
     /// Scale and zero point of block `i`. The padding after the last block has any.
     #[inline(always)]
     fn get(self, i: usize) -> (f32, f32) {
         let scale = self.scales.get(i).copied().unwrap_or(1.0);
-        let zero_point = self.zero_points.and_then(|zero_points| zero_points.get(i)).copied().unwrap_or(0);
+        let zero_point =
+            self.zero_points.and_then(|zero_points| zero_points.get(i)).copied().unwrap_or(0);
         (scale, f32::from(zero_point))
     }
 }
@@ -135,12 +147,25 @@ pub fn decode_scalar(code: i8, scale: f32, zero_point: i8) -> f32 {
 }
 
 #[doc(hidden)]
-pub fn encode_i8_blocks_with(isa: Isa, x: &[f32], blocks: Blocks<'_>, limits: [i8; 2], out: &mut [i8]) {
+pub fn encode_i8_blocks_with(
+    isa: Isa,
+    x: &[f32],
+    blocks: Blocks<'_>,
+    limits: [i8; 2],
+    out: &mut [i8],
+) {
     encode_i8_blocks_to(isa, Stores::for_bytes(size_of_val(x) + out.len()), x, blocks, limits, out);
 }
 
 #[doc(hidden)]
-pub fn encode_i8_blocks_to(isa: Isa, stores: Stores, x: &[f32], blocks: Blocks<'_>, limits: [i8; 2], out: &mut [i8]) {
+pub fn encode_i8_blocks_to(
+    isa: Isa,
+    stores: Stores,
+    x: &[f32],
+    blocks: Blocks<'_>,
+    limits: [i8; 2],
+    out: &mut [i8],
+) {
     assert_eq!(x.len(), out.len(), "integer: `x` and `out` differ in length");
     assert!(limits[0] <= limits[1], "integer: limits {limits:?} are not in order");
     blocks.assert_cover(x.len());
@@ -154,7 +179,13 @@ pub fn decode_i8_blocks_with(isa: Isa, codes: &[i8], blocks: Blocks<'_>, out: &m
 }
 
 #[doc(hidden)]
-pub fn decode_i8_blocks_to(isa: Isa, stores: Stores, codes: &[i8], blocks: Blocks<'_>, out: &mut [f32]) {
+pub fn decode_i8_blocks_to(
+    isa: Isa,
+    stores: Stores,
+    codes: &[i8],
+    blocks: Blocks<'_>,
+    out: &mut [f32],
+) {
     assert_eq!(codes.len(), out.len(), "integer: `codes` and `out` differ in length");
     blocks.assert_cover(codes.len());
     let codes = bytemuck::cast_slice(codes);
@@ -162,25 +193,53 @@ pub fn decode_i8_blocks_to(isa: Isa, stores: Stores, codes: &[i8], blocks: Block
 }
 
 #[doc(hidden)]
-pub fn encode_i4_blocks_with(isa: Isa, x: &[f32], blocks: Blocks<'_>, limits: [i8; 2], out: &mut [u8]) {
+pub fn encode_i4_blocks_with(
+    isa: Isa,
+    x: &[f32],
+    blocks: Blocks<'_>,
+    limits: [i8; 2],
+    out: &mut [u8],
+) {
     encode_i4_blocks_to(isa, Stores::for_bytes(size_of_val(x) + out.len()), x, blocks, limits, out);
 }
 
 #[doc(hidden)]
-pub fn encode_i4_blocks_to(isa: Isa, stores: Stores, x: &[f32], blocks: Blocks<'_>, limits: [i8; 2], out: &mut [u8]) {
+pub fn encode_i4_blocks_to(
+    isa: Isa,
+    stores: Stores,
+    x: &[f32],
+    blocks: Blocks<'_>,
+    limits: [i8; 2],
+    out: &mut [u8],
+) {
     assert_eq!(x.len(), 2 * out.len(), "integer: `out` is not half as long as `x`");
-    assert!(-8 <= limits[0] && limits[0] <= limits[1] && limits[1] <= 7, "integer: limits {limits:?} of 4-bit codes");
+    assert!(
+        -8 <= limits[0] && limits[0] <= limits[1] && limits[1] <= 7,
+        "integer: limits {limits:?} of 4-bit codes"
+    );
     blocks.assert_cover_pairs(x.len());
     dispatch!(isa.token(), simd => walk(Encode::<_, true>::new(simd, limits), stores, x, blocks, out));
 }
 
 #[doc(hidden)]
 pub fn decode_i4_blocks_with(isa: Isa, packed: &[u8], blocks: Blocks<'_>, out: &mut [f32]) {
-    decode_i4_blocks_to(isa, Stores::for_bytes(packed.len() + size_of_val(out)), packed, blocks, out);
+    decode_i4_blocks_to(
+        isa,
+        Stores::for_bytes(packed.len() + size_of_val(out)),
+        packed,
+        blocks,
+        out,
+    );
 }
 
 #[doc(hidden)]
-pub fn decode_i4_blocks_to(isa: Isa, stores: Stores, packed: &[u8], blocks: Blocks<'_>, out: &mut [f32]) {
+pub fn decode_i4_blocks_to(
+    isa: Isa,
+    stores: Stores,
+    packed: &[u8],
+    blocks: Blocks<'_>,
+    out: &mut [f32],
+) {
     assert_eq!(2 * packed.len(), out.len(), "integer: `packed` is not half as long as `out`");
     blocks.assert_cover_pairs(out.len());
     dispatch!(isa.token(), simd => walk(Decode::<_, true>(simd), stores, packed, blocks, out));
@@ -219,20 +278,33 @@ trait Step<S: Simd, A: Pod, B: Pod>: Copy {
         let n_steps = from.len() / Self::FROM;
         let (from, from_rest) = from.split_at(n_steps * Self::FROM);
         let (to, to_rest) = to.split_at_mut(n_steps * Self::TO);
-        for (i, (from, to)) in from.chunks_exact(Self::FROM).zip(to.chunks_exact_mut(Self::TO)).enumerate() {
+        for (i, (from, to)) in
+            from.chunks_exact(Self::FROM).zip(to.chunks_exact_mut(Self::TO)).enumerate()
+        {
             self.step(scales.after(i * Self::LEN), from, to);
         }
         if !from_rest.is_empty() {
             let (mut padded, mut result) = ([A::zeroed(); MAX_STEP], [B::zeroed(); MAX_STEP]);
             padded[..from_rest.len()].copy_from_slice(from_rest);
-            self.step(scales.after(n_steps * Self::LEN), &padded[..Self::FROM], &mut result[..Self::TO]);
+            self.step(
+                scales.after(n_steps * Self::LEN),
+                &padded[..Self::FROM],
+                &mut result[..Self::TO],
+            );
             to_rest.copy_from_slice(&result[..to_rest.len()]);
         }
     }
 
     /// [`Step::run`], by way of `tile` and around the caches if there is a stream.
     #[inline(always)]
-    fn run_streamed(self, scales: impl Scales<S>, from: &[A], to: &mut [B], stream: Option<&Stream>, tile: &mut [B; TILE]) {
+    fn run_streamed(
+        self,
+        scales: impl Scales<S>,
+        from: &[A],
+        to: &mut [B],
+        stream: Option<&Stream>,
+        tile: &mut [B; TILE],
+    ) {
         let Some(stream) = stream else { return self.run(scales, from, to) };
         let n_steps = TILE / Self::TO;
         let tiles = from.chunks(n_steps * Self::FROM).zip(to.chunks_mut(n_steps * Self::TO));
@@ -246,12 +318,19 @@ trait Step<S: Simd, A: Pod, B: Pod>: Copy {
 
 /// The cast of a whole slice.
 #[inline(always)]
-fn walk<S: Simd, A: Pod, B: Pod, K: Step<S, A, B>>(kernel: K, stores: Stores, from: &[A], blocks: Blocks<'_>, to: &mut [B]) {
+fn walk<S: Simd, A: Pod, B: Pod, K: Step<S, A, B>>(
+    kernel: K,
+    stores: Stores,
+    from: &[A],
+    blocks: Blocks<'_>,
+    to: &mut [B],
+) {
     let stream = stores.stream();
     let mut tile = [B::zeroed(); TILE];
     let (simd, block) = (kernel.simd(), blocks.block);
     if block < K::LEN && block >= S::f32s::LEN && block.is_power_of_two() {
-        let scales = Lookup { simd, blocks, bias: K::BIAS, shift: block.trailing_zeros(), start: 0 };
+        let scales =
+            Lookup { simd, blocks, bias: K::BIAS, shift: block.trailing_zeros(), start: 0 };
         return kernel.run_streamed(scales, from, to, stream.as_ref(), &mut tile);
     }
     // A block as long as the slice may be longer, and end within a byte.
@@ -274,7 +353,10 @@ struct Scale<S: Simd> {
 impl<S: Simd> Scale<S> {
     #[inline(always)]
     fn new(simd: S, (scale, zero_point): (f32, f32), bias: f32) -> Self {
-        Self { scale: S::f32s::splat(simd, scale), zero_point: S::f32s::splat(simd, zero_point + bias) }
+        Self {
+            scale: S::f32s::splat(simd, scale),
+            zero_point: S::f32s::splat(simd, zero_point + bias),
+        }
     }
 }
 
@@ -361,7 +443,8 @@ impl<S: Simd, const PACKED: bool> Encode<S, PACKED> {
         let code = S::f32s::from_slice(self.low.token(), x) / scale + zero_point;
         let code = code.simd_eq(code).select(code, zero_point);
         let rounded = code.max(self.low).min(self.high) + self.rounder;
-        rounded.bitcast::<S::u32s>() & S::u32s::splat(self.low.token(), if PACKED { 0xf } else { 0xff })
+        rounded.bitcast::<S::u32s>()
+            & S::u32s::splat(self.low.token(), if PACKED { 0xf } else { 0xff })
     }
 }
 
@@ -453,7 +536,8 @@ impl<S: Simd> Step<S, u8, f32> for Decode<S, false> {
     #[inline(always)]
     fn step(self, scales: impl Scales<S>, codes: &[u8], out: &mut [f32]) {
         let len = S::f32s::LEN;
-        let [a, b, c, d] = widen_lanes::<S>(S::u8s::from_slice(self.0, codes) ^ S::u8s::splat(self.0, 0x80));
+        let [a, b, c, d] =
+            widen_lanes::<S>(S::u8s::from_slice(self.0, codes) ^ S::u8s::splat(self.0, 0x80));
         self.lanes(scales.at(0), a).store_slice(&mut out[..len]);
         self.lanes(scales.at(len), b).store_slice(&mut out[len..2 * len]);
         self.lanes(scales.at(2 * len), c).store_slice(&mut out[2 * len..3 * len]);
@@ -541,7 +625,9 @@ mod tests {
             .map(|i| match (i.wrapping_mul(0x9e37_79b9), i % 7) {
                 (_, 0) => f32::from(i as i16) * 0.5,
                 (bits, 1) => f32::from_bits(bits),
-                (_, 2) if i % 91 == 2 => [f32::NAN, f32::INFINITY, f32::NEG_INFINITY][i as usize / 91 % 3],
+                (_, 2) if i % 91 == 2 => {
+                    [f32::NAN, f32::INFINITY, f32::NEG_INFINITY][i as usize / 91 % 3]
+                }
                 (bits, _) => (bits >> 8) as f32 / 1e6 - 8.0,
             })
             .collect()
@@ -577,11 +663,20 @@ mod tests {
                 encode_i8_blocks_with(isa, x, blocks, limits, &mut codes);
                 let mut values = vec![99.0; x.len()];
                 decode_i8_blocks_with(isa, &codes, blocks, &mut values);
-                for (i, (&x, (&code, value))) in x.iter().zip(codes.iter().zip(values)).enumerate() {
+                for (i, (&x, (&code, value))) in x.iter().zip(codes.iter().zip(values)).enumerate()
+                {
                     let (scale, zero_point) = block_of(blocks, i);
-                    assert_eq!(code, encode_scalar(x, scale, zero_point, limits), "{isa:?}: {x:e} / {scale} + {zero_point}");
+                    assert_eq!(
+                        code,
+                        encode_scalar(x, scale, zero_point, limits),
+                        "{isa:?}: {x:e} / {scale} + {zero_point}"
+                    );
                     let want = decode_scalar(code, scale, zero_point);
-                    assert_eq!(value.to_bits(), want.to_bits(), "{isa:?}: {code} with {scale} and {zero_point}");
+                    assert_eq!(
+                        value.to_bits(),
+                        want.to_bits(),
+                        "{isa:?}: {code} with {scale} and {zero_point}"
+                    );
                 }
             }
         });
@@ -598,9 +693,17 @@ mod tests {
                 for (i, (&x, value)) in x.iter().zip(values).enumerate() {
                     let (scale, zero_point) = block_of(blocks, i);
                     let code = (packed[i / 2] >> (4 * (i % 2)) & 0xf) as i8 - 8;
-                    assert_eq!(code, encode_scalar(x, scale, zero_point, limits), "{isa:?}: {x:e} / {scale} + {zero_point}");
+                    assert_eq!(
+                        code,
+                        encode_scalar(x, scale, zero_point, limits),
+                        "{isa:?}: {x:e} / {scale} + {zero_point}"
+                    );
                     let want = decode_scalar(code, scale, zero_point);
-                    assert_eq!(value.to_bits(), want.to_bits(), "{isa:?}: {code} with {scale} and {zero_point}");
+                    assert_eq!(
+                        value.to_bits(),
+                        want.to_bits(),
+                        "{isa:?}: {code} with {scale} and {zero_point}"
+                    );
                 }
             }
         });
@@ -610,7 +713,9 @@ mod tests {
     fn every_code_decodes_with_every_zero_point_on_every_isa() {
         let codes: Vec<i8> = (i8::MIN..=i8::MAX).collect();
         let packed: Vec<u8> = (0..=u8::MAX).collect();
-        for (isa, zero_point) in Isa::available().flat_map(|isa| codes.iter().map(move |&zero_point| (isa, zero_point))) {
+        for (isa, zero_point) in
+            Isa::available().flat_map(|isa| codes.iter().map(move |&zero_point| (isa, zero_point)))
+        {
             let blocks = Blocks { block: 512, scales: &[0.3], zero_points: Some(&[zero_point]) };
             let mut values = vec![0.0; 256];
             decode_i8_blocks_with(isa, &codes, blocks, &mut values);
@@ -620,7 +725,8 @@ mod tests {
             let mut values = vec![0.0; 512];
             decode_i4_blocks_with(isa, &packed, blocks, &mut values);
             for (byte, values) in packed.iter().zip(values.as_chunks::<2>().0) {
-                let want = [byte & 0xf, byte >> 4].map(|code| (f32::from(code) - 8.0 - f32::from(zero_point)) * 0.3);
+                let want = [byte & 0xf, byte >> 4]
+                    .map(|code| (f32::from(code) - 8.0 - f32::from(zero_point)) * 0.3);
                 assert_eq!(*values, want, "{isa:?}: {byte:#04x}");
             }
         }
@@ -641,7 +747,10 @@ mod tests {
             for (i, x) in x.iter().enumerate() {
                 let (scale, zero_point) = block_of(blocks, i);
                 assert_eq!(codes[i + 1], encode_scalar(*x, scale, zero_point, [-128, 127]));
-                assert_eq!(values[i + 3].to_bits(), decode_scalar(codes[i + 1], scale, zero_point).to_bits());
+                assert_eq!(
+                    values[i + 3].to_bits(),
+                    decode_scalar(codes[i + 1], scale, zero_point).to_bits()
+                );
             }
             let mut packed = vec![0; n / 2 + 1];
             encode_i4_blocks_into(&x, blocks, [-8, 7], &mut packed[1..]);
@@ -650,7 +759,10 @@ mod tests {
                 let (scale, zero_point) = block_of(blocks, i);
                 let code = (packed[1 + i / 2] >> (4 * (i % 2)) & 0xf) as i8 - 8;
                 assert_eq!(code, encode_scalar(*x, scale, zero_point, [-8, 7]));
-                assert_eq!(values[i + 3].to_bits(), decode_scalar(code, scale, zero_point).to_bits());
+                assert_eq!(
+                    values[i + 3].to_bits(),
+                    decode_scalar(code, scale, zero_point).to_bits()
+                );
             }
         }
     }
@@ -659,7 +771,10 @@ mod tests {
     fn every_isa_finds_the_extremes_of_every_block() {
         let x = inputs(1030);
         let order = |x: &f32| by_order(x.to_bits() as i32);
-        for (len, block) in [0usize, 1, 7, 16, 33, 64, 999, 1030].into_iter().flat_map(|len| [1, 3, 16, 32, 33, 100, 2000].map(|block| (len, block))) {
+        for (len, block) in [0usize, 1, 7, 16, 33, 64, 999, 1030]
+            .into_iter()
+            .flat_map(|len| [1, 3, 16, 32, 33, 100, 2000].map(|block| (len, block)))
+        {
             let n_blocks = len.div_ceil(block);
             for isa in Isa::available() {
                 let (mut mins, mut maxs) = (vec![0.0; n_blocks], vec![0.0; n_blocks]);
@@ -667,7 +782,11 @@ mod tests {
                 for (x, (min, max)) in x[..len].chunks(block).zip(mins.iter().zip(&maxs)) {
                     assert_eq!(Some(order(min)), x.iter().map(order).min(), "{isa:?}: {x:?}");
                     assert_eq!(Some(order(max)), x.iter().map(order).max(), "{isa:?}: {x:?}");
-                    assert_eq!(min.is_finite() && max.is_finite(), x.iter().all(|x| x.is_finite()), "{isa:?}: {x:?}");
+                    assert_eq!(
+                        min.is_finite() && max.is_finite(),
+                        x.iter().all(|x| x.is_finite()),
+                        "{isa:?}: {x:?}"
+                    );
                 }
             }
         }
@@ -676,18 +795,32 @@ mod tests {
     #[test]
     #[should_panic(expected = "do not end with a byte")]
     fn blocks_that_end_within_a_byte_are_refused() {
-        encode_i4_blocks_into(&[0.0; 6], Blocks { block: 3, scales: &[1.0; 2], zero_points: None }, [-8, 7], &mut [0; 3]);
+        encode_i4_blocks_into(
+            &[0.0; 6],
+            Blocks { block: 3, scales: &[1.0; 2], zero_points: None },
+            [-8, 7],
+            &mut [0; 3],
+        );
     }
 
     #[test]
     #[should_panic(expected = "3 scales for 4 blocks")]
     fn missing_scales_are_refused() {
-        decode_i8_blocks_into(&[0; 100], Blocks { block: 32, scales: &[1.0; 3], zero_points: None }, &mut [0.0; 100]);
+        decode_i8_blocks_into(
+            &[0; 100],
+            Blocks { block: 32, scales: &[1.0; 3], zero_points: None },
+            &mut [0.0; 100],
+        );
     }
 
     #[test]
     #[should_panic(expected = "limits [-9, 7] of 4-bit codes")]
     fn limits_of_more_than_four_bits_are_refused() {
-        encode_i4_blocks_into(&[0.0; 2], Blocks { block: 2, scales: &[1.0], zero_points: None }, [-9, 7], &mut [0]);
+        encode_i4_blocks_into(
+            &[0.0; 2],
+            Blocks { block: 2, scales: &[1.0], zero_points: None },
+            [-9, 7],
+            &mut [0],
+        );
     }
 }

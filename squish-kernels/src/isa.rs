@@ -22,14 +22,34 @@ macro_rules! dispatch {
     ($level:expr, $simd:ident => $op:expr) => {
         match $level {
             #[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
-            fearless_simd::Level::Avx512($simd) => fearless_simd::Simd::vectorize($simd, #[inline(always)] || $op),
+            fearless_simd::Level::Avx512($simd) => fearless_simd::Simd::vectorize(
+                $simd,
+                #[inline(always)]
+                || $op,
+            ),
             #[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
-            fearless_simd::Level::Avx2($simd) => fearless_simd::Simd::vectorize($simd, #[inline(always)] || $op),
+            fearless_simd::Level::Avx2($simd) => fearless_simd::Simd::vectorize(
+                $simd,
+                #[inline(always)]
+                || $op,
+            ),
             #[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
-            fearless_simd::Level::Sse4_2($simd) => fearless_simd::Simd::vectorize($simd, #[inline(always)] || $op),
+            fearless_simd::Level::Sse4_2($simd) => fearless_simd::Simd::vectorize(
+                $simd,
+                #[inline(always)]
+                || $op,
+            ),
             #[cfg(target_arch = "aarch64")]
-            fearless_simd::Level::Neon($simd) => fearless_simd::Simd::vectorize($simd, #[inline(always)] || $op),
-            fearless_simd::Level::Fallback($simd) => fearless_simd::Simd::vectorize($simd, #[inline(always)] || $op),
+            fearless_simd::Level::Neon($simd) => fearless_simd::Simd::vectorize(
+                $simd,
+                #[inline(always)]
+                || $op,
+            ),
+            fearless_simd::Level::Fallback($simd) => fearless_simd::Simd::vectorize(
+                $simd,
+                #[inline(always)]
+                || $op,
+            ),
             _ => unreachable!("an `Isa` holds no other token"),
         }
     };
@@ -176,8 +196,8 @@ impl Isa {
     fn at_most(name: &str) -> Option<Self> {
         let asked = SimdLevel::ALL.into_iter().find(|level| level.name() == name)?;
         let best = Self::best();
-        let at_or_below = SimdLevel::ALL.into_iter().rev().filter(|&level| level <= asked);
-        at_or_below.filter_map(|level| best.lowered(level)).next()
+        let mut at_or_below = SimdLevel::ALL.into_iter().rev().filter(|&level| level <= asked);
+        at_or_below.find_map(|level| best.lowered(level))
     }
 
     fn best() -> Self {

@@ -82,8 +82,7 @@ pub(crate) fn fold2<S: Simd, A: Copy, const N: usize>(
     }
     let (x, y) = (x_vectors.remainder(), y_vectors.remainder());
     if !x.is_empty() {
-        ends[N - 1] =
-            step(ends[N - 1], load_partial(simd, x, fill), load_partial(simd, y, fill));
+        ends[N - 1] = step(ends[N - 1], load_partial(simd, x, fill), load_partial(simd, y, fill));
     }
     ends
 }

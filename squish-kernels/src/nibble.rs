@@ -7,12 +7,12 @@
 //! level straddles two of them. Encoding is that of
 //! [`crate::cast`] with saturation; decoding puts codes where an `f32` has its fields and multiplies.
 
-use fearless_simd::{Simd, prelude::*};
 use crate::isa::dispatch;
+use fearless_simd::{Simd, prelude::*};
 
 use crate::{
     Isa,
-    cast::{encode_lanes, move_lanes, narrow_lanes, power_of_two, widen_lanes},
+    cast::{self, move_lanes, power_of_two, widen_lanes},
     element::{E2M1, sealed::Format},
     stream::{Stores, TILE},
 };
@@ -36,18 +36,33 @@ pub fn encode_e2m1_blocks_into<const BLOCK: usize>(x: &[f32], factors: &[f32], o
 /// # Panics
 ///
 /// As [`encode_e2m1_blocks_into`], with `out` in the place of `x`.
-pub fn decode_e2m1_blocks_into<const BLOCK: usize>(packed: &[u8], factors: &[f32], out: &mut [f32]) {
+pub fn decode_e2m1_blocks_into<const BLOCK: usize>(
+    packed: &[u8],
+    factors: &[f32],
+    out: &mut [f32],
+) {
     decode_e2m1_blocks_with::<BLOCK>(Isa::detect(), packed, factors, out);
 }
 
 #[doc(hidden)]
-pub fn encode_e2m1_blocks_with<const BLOCK: usize>(isa: Isa, x: &[f32], factors: &[f32], out: &mut [u8]) {
+pub fn encode_e2m1_blocks_with<const BLOCK: usize>(
+    isa: Isa,
+    x: &[f32],
+    factors: &[f32],
+    out: &mut [u8],
+) {
     let stores = Stores::for_bytes(size_of_val(x) + out.len());
     encode_e2m1_blocks_to::<BLOCK>(isa, stores, x, factors, out);
 }
 
 #[doc(hidden)]
-pub fn encode_e2m1_blocks_to<const BLOCK: usize>(isa: Isa, stores: Stores, x: &[f32], factors: &[f32], out: &mut [u8]) {
+pub fn encode_e2m1_blocks_to<const BLOCK: usize>(
+    isa: Isa,
+    stores: Stores,
+    x: &[f32],
+    factors: &[f32],
+    out: &mut [u8],
+) {
     assert_blocks::<BLOCK>(x.len(), out.len(), factors.len());
     match BLOCK {
         16 => encode_16(isa, stores, x, factors, out),
@@ -56,13 +71,24 @@ pub fn encode_e2m1_blocks_to<const BLOCK: usize>(isa: Isa, stores: Stores, x: &[
 }
 
 #[doc(hidden)]
-pub fn decode_e2m1_blocks_with<const BLOCK: usize>(isa: Isa, packed: &[u8], factors: &[f32], out: &mut [f32]) {
+pub fn decode_e2m1_blocks_with<const BLOCK: usize>(
+    isa: Isa,
+    packed: &[u8],
+    factors: &[f32],
+    out: &mut [f32],
+) {
     let stores = Stores::for_bytes(packed.len() + size_of_val(out));
     decode_e2m1_blocks_to::<BLOCK>(isa, stores, packed, factors, out);
 }
 
 #[doc(hidden)]
-pub fn decode_e2m1_blocks_to<const BLOCK: usize>(isa: Isa, stores: Stores, packed: &[u8], factors: &[f32], out: &mut [f32]) {
+pub fn decode_e2m1_blocks_to<const BLOCK: usize>(
+    isa: Isa,
+    stores: Stores,
+    packed: &[u8],
+    factors: &[f32],
+    out: &mut [f32],
+) {
     assert_blocks::<BLOCK>(out.len(), packed.len(), factors.len());
     match BLOCK {
         16 => decode_16(isa, stores, packed, factors, out),
@@ -90,7 +116,10 @@ fn decode_32(isa: Isa, stores: Stores, packed: &[u8], factors: &[f32], out: &mut
 
 fn assert_blocks<const BLOCK: usize>(len: usize, n_bytes: usize, n_factors: usize) {
     const { assert!(BLOCK == 16 || BLOCK == 32, "nibble: BLOCK is 16 or 32") }
-    assert!(len.is_multiple_of(BLOCK), "nibble: {len} elements are no multiple of the block of {BLOCK}");
+    assert!(
+        len.is_multiple_of(BLOCK),
+        "nibble: {len} elements are no multiple of the block of {BLOCK}"
+    );
     assert_eq!(n_bytes, len / 2, "nibble: bytes for {len} elements");
     assert!(len / BLOCK <= n_factors, "nibble: {n_factors} factors for {} blocks", len / BLOCK);
 }
@@ -99,7 +128,13 @@ fn assert_blocks<const BLOCK: usize>(len: usize, n_bytes: usize, n_factors: usiz
 const MAX_STEP: usize = 128;
 
 #[inline(always)]
-fn encode<S: Simd, const BLOCK: usize>(simd: S, stores: Stores, x: &[f32], factors: &[f32], out: &mut [u8]) {
+fn encode<S: Simd, const BLOCK: usize>(
+    simd: S,
+    stores: Stores,
+    x: &[f32],
+    factors: &[f32],
+    out: &mut [u8],
+) {
     let stream = stores.stream();
     let step = 2 * S::u8s::LEN;
     let (mut padded, mut packed) = ([0.0; MAX_STEP], [0; MAX_STEP / 2]);
@@ -125,7 +160,12 @@ fn encode<S: Simd, const BLOCK: usize>(simd: S, stores: Stores, x: &[f32], facto
 }
 
 #[inline(always)]
-fn encode_step<S: Simd, const BLOCK: usize>(simd: S, x: &[f32], factors: Factors<'_, BLOCK>, out: &mut [u8]) {
+fn encode_step<S: Simd, const BLOCK: usize>(
+    simd: S,
+    x: &[f32],
+    factors: Factors<'_, BLOCK>,
+    out: &mut [u8],
+) {
     let (low, high) = x.split_at(S::u8s::LEN);
     let low = encode_bytes::<S, BLOCK>(simd, low, factors, 0);
     let high = encode_bytes::<S, BLOCK>(simd, high, factors, S::u8s::LEN);
@@ -134,13 +174,20 @@ fn encode_step<S: Simd, const BLOCK: usize>(simd: S, x: &[f32], factors: Factors
 
 /// Codes of as many elements as a vector has bytes, one per byte.
 #[inline(always)]
-fn encode_bytes<S: Simd, const BLOCK: usize>(simd: S, x: &[f32], factors: Factors<'_, BLOCK>, at: usize) -> S::u8s {
+fn encode_bytes<S: Simd, const BLOCK: usize>(
+    simd: S,
+    x: &[f32],
+    factors: Factors<'_, BLOCK>,
+    at: usize,
+) -> S::u8s {
     let len = S::f32s::LEN;
-    let a = encode_lanes::<S, E2M1, true>(simd, S::f32s::from_slice(simd, &x[..len]) * factors.at::<S>(simd, at));
-    let b = encode_lanes::<S, E2M1, true>(simd, S::f32s::from_slice(simd, &x[len..2 * len]) * factors.at::<S>(simd, at + len));
-    let c = encode_lanes::<S, E2M1, true>(simd, S::f32s::from_slice(simd, &x[2 * len..3 * len]) * factors.at::<S>(simd, at + 2 * len));
-    let d = encode_lanes::<S, E2M1, true>(simd, S::f32s::from_slice(simd, &x[3 * len..]) * factors.at::<S>(simd, at + 3 * len));
-    narrow_lanes::<S>([a, b, c, d])
+    let [a, b, c, d] = cast::quarters::<S>(simd, x);
+    cast::encode_step::<S, E2M1, true>([
+        a * factors.at::<S>(simd, at),
+        b * factors.at::<S>(simd, at + len),
+        c * factors.at::<S>(simd, at + 2 * len),
+        d * factors.at::<S>(simd, at + 3 * len),
+    ])
 }
 
 /// The two codes in the bytes of a 16-bit lane, the later shifted by four bits, in the low byte of the lane.
@@ -151,7 +198,13 @@ fn pair<S: Simd>(codes: S::u8s) -> S::u16s {
 }
 
 #[inline(always)]
-fn decode<S: Simd, const BLOCK: usize>(simd: S, stores: Stores, packed: &[u8], factors: &[f32], out: &mut [f32]) {
+fn decode<S: Simd, const BLOCK: usize>(
+    simd: S,
+    stores: Stores,
+    packed: &[u8],
+    factors: &[f32],
+    out: &mut [f32],
+) {
     let stream = stores.stream();
     let mut tile = [0.0; TILE];
     for (i, (packed, out)) in packed.chunks(TILE / 2).zip(out.chunks_mut(TILE)).enumerate() {
@@ -165,7 +218,12 @@ fn decode<S: Simd, const BLOCK: usize>(simd: S, stores: Stores, packed: &[u8], f
 }
 
 #[inline(always)]
-fn decode_tile<S: Simd, const BLOCK: usize>(simd: S, packed: &[u8], factors: Factors<'_, BLOCK>, out: &mut [f32]) {
+fn decode_tile<S: Simd, const BLOCK: usize>(
+    simd: S,
+    packed: &[u8],
+    factors: Factors<'_, BLOCK>,
+    out: &mut [f32],
+) {
     let step = S::u8s::LEN;
     for (i, (packed, out)) in packed.chunks(step).zip(out.chunks_mut(2 * step)).enumerate() {
         let factors = Factors { start: factors.start + 2 * i * step, ..factors };
@@ -181,7 +239,12 @@ fn decode_tile<S: Simd, const BLOCK: usize>(simd: S, packed: &[u8], factors: Fac
 }
 
 #[inline(always)]
-fn decode_step<S: Simd, const BLOCK: usize>(simd: S, packed: &[u8], factors: Factors<'_, BLOCK>, out: &mut [f32]) {
+fn decode_step<S: Simd, const BLOCK: usize>(
+    simd: S,
+    packed: &[u8],
+    factors: Factors<'_, BLOCK>,
+    out: &mut [f32],
+) {
     let len = S::f32s::LEN;
     let [a, b, c, d] = widen_lanes::<S>(S::u8s::from_slice(simd, packed));
     let (ab, cd) = out.split_at_mut(4 * len);
@@ -194,7 +257,13 @@ fn decode_step<S: Simd, const BLOCK: usize>(simd: S, packed: &[u8], factors: Fac
 
 /// Values of the two codes in each lane, in order. Shifting the high code up leaves the low one's sign at the top.
 #[inline(always)]
-fn decode_pairs<S: Simd, const BLOCK: usize>(simd: S, codes: S::u32s, factors: Factors<'_, BLOCK>, at: usize, out: &mut [f32]) {
+fn decode_pairs<S: Simd, const BLOCK: usize>(
+    simd: S,
+    codes: S::u32s,
+    factors: Factors<'_, BLOCK>,
+    at: usize,
+    out: &mut [f32],
+) {
     let power = S::f32s::splat(simd, power_of_two(127 - E2M1::BIAS));
     let low = move_lanes::<S, E2M1>(codes).bitcast::<S::f32s>() * power;
     let high = move_lanes::<S, E2M1>(codes >> 4).bitcast::<S::f32s>() * power;

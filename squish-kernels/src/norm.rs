@@ -19,17 +19,12 @@
 //! row's length and the SIMD level, whatever the number of rows. Levels agree to the error of a sum in `f32`, which the
 //! rounding to 16 bits hides but for values next to a tie.
 
-use fearless_simd::{Simd, prelude::*};
 use crate::isa::dispatch;
+use fearless_simd::{Simd, prelude::*};
 use half::{bf16, f16};
 
 use self::sealed::Scale;
-use crate::{
-    Isa,
-    lanes::total,
-    pairs,
-    real::Real,
-};
+use crate::{Isa, lanes::total, pairs, real::Real};
 
 /// Where an RMS norm rounds, and what its weight is an offset from.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -206,14 +201,7 @@ pub fn add_rms_norm_into_with<T: Real>(
 }
 
 #[doc(hidden)]
-pub fn layer_norm_into_with<T: Real>(
-    isa: Isa,
-    x: &[T],
-    w: &[T],
-    b: &[T],
-    eps: f32,
-    out: &mut [T],
-) {
+pub fn layer_norm_into_with<T: Real>(isa: Isa, x: &[T], w: &[T], b: &[T], eps: f32, out: &mut [T]) {
     assert_rows("layer_norm", x.len(), w.len(), &[("out", out.len())]);
     assert_eq!(b.len(), w.len(), "layer_norm: `b` and `w` differ in length");
     T::layer_rows(isa, x, w, b, eps, out);
@@ -235,7 +223,10 @@ pub fn add_layer_norm_in_place_with<T: Real>(
 
 fn assert_rows(name: &str, len: usize, width: usize, others: &[(&str, usize)]) {
     assert!(width > 0, "{name}: `w` is empty");
-    assert!(len.is_multiple_of(width), "{name}: {len} elements are no whole number of rows of {width}");
+    assert!(
+        len.is_multiple_of(width),
+        "{name}: {len} elements are no whole number of rows of {width}"
+    );
     for (other, other_len) in others {
         assert!(*other_len == len, "{name}: `{other}` has {other_len} elements, `x` has {len}");
     }
@@ -265,7 +256,11 @@ pub fn layer_norm_scalar<T: Real>(x: &[T], w: &[T], b: &[T], eps: f32) -> Vec<f6
     let mean = x.iter().map(wide).sum::<f64>() / n;
     let variance = x.iter().map(|x| (wide(x) - mean).powi(2)).sum::<f64>() / n;
     let inverse = 1.0 / (variance + f64::from(eps)).sqrt();
-    x.iter().zip(w).zip(b).map(|((x, w), b)| (wide(x) - mean) * inverse * wide(w) + wide(b)).collect()
+    x.iter()
+        .zip(w)
+        .zip(b)
+        .map(|((x, w), b)| (wide(x) - mean) * inverse * wide(w) + wide(b))
+        .collect()
 }
 
 pub(crate) mod sealed {
@@ -297,14 +292,7 @@ pub(crate) mod sealed {
             residual: &mut [Self],
             scale: Scale<'_, Self>,
         );
-        fn layer_rows(
-            isa: Isa,
-            x: &[Self],
-            w: &[Self],
-            b: &[Self],
-            eps: f32,
-            out: &mut [Self],
-        );
+        fn layer_rows(isa: Isa, x: &[Self], w: &[Self], b: &[Self], eps: f32, out: &mut [Self]);
         fn add_layer_rows_in_place(
             isa: Isa,
             x: &mut [Self],
@@ -407,7 +395,9 @@ fn add_rms_rows<S: Simd, T: Real>(
 ) {
     let width = scale.w.len();
     let residuals = residual.chunks_exact_mut(width);
-    for ((x, residual), out) in x.chunks_exact(width).zip(residuals).zip(out.chunks_exact_mut(width)) {
+    for ((x, residual), out) in
+        x.chunks_exact(width).zip(residuals).zip(out.chunks_exact_mut(width))
+    {
         let inverse = inverse_rms(add_row(simd, x, residual), width, scale.eps);
         scale_row(simd, residual, scale, inverse, out);
     }
@@ -449,7 +439,19 @@ fn add_layer_rows_in_place<S: Simd, T: Real>(
     }
 }
 
-// The loops below are functions of their own, shared by the six above; each enters its level's code by `vectorize`.
+/// Calls one of the loops below, which the six functions above share.
+///
+/// For `f32` it becomes part of the caller, as a call costs a tenth of a row of 256. Conversions from and to 16 bits make the
+/// loops several times as long and as slow: there each is a function of its own.
+#[inline(always)]
+fn enter<S: Simd, T, R>(simd: S, body: impl FnOnce() -> R) -> R {
+    if size_of::<T>() == size_of::<f32>() { body() } else { outlined(simd, body) }
+}
+
+#[inline(never)]
+fn outlined<S: Simd, R>(simd: S, body: impl FnOnce() -> R) -> R {
+    simd.vectorize(body)
+}
 
 /// What [`scale_row`] does to a vector of a row: `n · (w + offset)`, with `n` rounded where the variant says so.
 #[inline(always)]
@@ -472,15 +474,10 @@ fn offset(variant: RmsVariant) -> f32 {
 }
 
 /// The normed and scaled row, from the row and its inverse RMS.
-#[inline(never)]
-fn scale_row<S: Simd, T: Real>(
-    simd: S,
-    x: &[T],
-    scale: Scale<'_, T>,
-    inverse: f32,
-    out: &mut [T],
-) {
-    simd.vectorize(
+#[inline(always)]
+fn scale_row<S: Simd, T: Real>(simd: S, x: &[T], scale: Scale<'_, T>, inverse: f32, out: &mut [T]) {
+    enter::<S, T, _>(
+        simd,
         #[inline(always)]
         || {
             let inverse = S::f32s::splat(simd, inverse);
@@ -508,9 +505,10 @@ fn scale_row<S: Simd, T: Real>(
     );
 }
 
-#[inline(never)]
+#[inline(always)]
 fn scale_row_in_place<S: Simd, T: Real>(simd: S, x: &mut [T], scale: Scale<'_, T>, inverse: f32) {
-    simd.vectorize(
+    enter::<S, T, _>(
+        simd,
         #[inline(always)]
         || {
             let inverse = S::f32s::splat(simd, inverse);
@@ -537,7 +535,7 @@ fn scale_row_in_place<S: Simd, T: Real>(simd: S, x: &mut [T], scale: Scale<'_, T
 }
 
 /// [`scale_row`] without a first rounding, and the sum of squares of another row of the same length.
-#[inline(never)]
+#[inline(always)]
 fn scale_row_and_square_next<S: Simd, T: Real>(
     simd: S,
     x: &[T],
@@ -546,7 +544,8 @@ fn scale_row_and_square_next<S: Simd, T: Real>(
     out: &mut [T],
     next: &[T],
 ) -> f32 {
-    simd.vectorize(
+    enter::<S, T, _>(
+        simd,
         #[inline(always)]
         || {
             let inverse = S::f32s::splat(simd, inverse);
@@ -570,9 +569,10 @@ fn inverse_rms(squares: f32, len: usize, eps: f32) -> f32 {
 }
 
 /// `Σ (x − center)²`.
-#[inline(never)]
+#[inline(always)]
 fn sum_of_squares<S: Simd, T: Real>(simd: S, x: &[T], center: f32) -> f32 {
-    simd.vectorize(
+    enter::<S, T, _>(
+        simd,
         #[inline(always)]
         || {
             let centers = S::f32s::splat(simd, center);
@@ -592,9 +592,10 @@ fn sum_of_squares<S: Simd, T: Real>(simd: S, x: &[T], center: f32) -> f32 {
 }
 
 /// `residual ← x + residual`, and the sum of its squares.
-#[inline(never)]
+#[inline(always)]
 fn add_row<S: Simd, T: Real>(simd: S, x: &[T], residual: &mut [T]) -> f32 {
-    simd.vectorize(
+    enter::<S, T, _>(
+        simd,
         #[inline(always)]
         || {
             let sums = pairs::update(
@@ -614,11 +615,12 @@ fn add_row<S: Simd, T: Real>(simd: S, x: &[T], residual: &mut [T]) -> f32 {
 }
 
 /// Three passes over a row, of which only the first can miss L1: the mean, the squares of what differs from it, the result.
-#[inline(never)]
+#[inline(always)]
 fn layer_row<S: Simd, T: Real>(simd: S, x: &[T], w: &[T], b: &[T], eps: f32, out: &mut [T]) {
     let mean = sum(simd, x) / x.len() as f32;
     let inverse = inverse_rms(sum_of_squares(simd, x, mean), x.len(), eps);
-    simd.vectorize(
+    enter::<S, T, _>(
+        simd,
         #[inline(always)]
         || {
             let (mean, inverse) = (S::f32s::splat(simd, mean), S::f32s::splat(simd, inverse));
@@ -637,7 +639,8 @@ fn layer_row<S: Simd, T: Real>(simd: S, x: &[T], w: &[T], b: &[T], eps: f32, out
 
 #[inline(always)]
 fn sum<S: Simd, T: Real>(simd: S, x: &[T]) -> f32 {
-    simd.vectorize(
+    enter::<S, T, _>(
+        simd,
         #[inline(always)]
         || {
             let sums = pairs::fold(

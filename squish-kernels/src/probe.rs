@@ -5,8 +5,8 @@
 
 use std::hint::black_box;
 
-use fearless_simd::{Simd, SimdBase, SimdFloat};
 use crate::isa::dispatch;
+use fearless_simd::{Simd, SimdBase, SimdFloat};
 
 use crate::Isa;
 

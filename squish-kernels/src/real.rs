@@ -10,7 +10,15 @@ use crate::{cast, norm};
 
 /// A float type that rows are stored in.
 pub trait Real:
-    Copy + Default + PartialEq + Send + Sync + sealed::Lanes + cast::sealed::Convert + norm::sealed::Rows + 'static
+    Copy
+    + Default
+    + PartialEq
+    + Send
+    + Sync
+    + sealed::Lanes
+    + cast::sealed::Convert
+    + norm::sealed::Rows
+    + 'static
 {
     /// Its value, exactly.
     fn to_f32(self) -> f32;
@@ -143,7 +151,8 @@ fn f16_value<S: Simd>(simd: S, code: S::u32s) -> S::f32s {
     let special = moved.bitcast::<S::i32s>().simd_ge(S::i32s::splat(simd, 0x7c00 << 13));
     let magnitude = special.select(moved | splat(0x7f80_0000), moved);
     let sign = (code & splat(0x8000)) << 16;
-    (magnitude | sign).bitcast::<S::f32s>() * S::f32s::splat(simd, f32::from_bits((112 + 127) << 23))
+    (magnitude | sign).bitcast::<S::f32s>()
+        * S::f32s::splat(simd, f32::from_bits((112 + 127) << 23))
 }
 
 /// Adds the power of two in whose binade an `f32` has the last place that the `f16` has here, so that the adder rounds.
@@ -181,11 +190,19 @@ mod tests {
             dispatch!(isa.token(), simd => convert(simd, codes, &mut values, x, &mut back, &mut rounded));
             for (&code, value) in codes.iter().zip(values) {
                 let want = code.to_f32();
-                assert!(value == want || value.is_nan() && want.is_nan(), "{isa:?}: {code:?} {value}");
+                assert!(
+                    value == want || value.is_nan() && want.is_nan(),
+                    "{isa:?}: {code:?} {value}"
+                );
                 assert_eq!(value.is_sign_negative(), want.is_sign_negative(), "{isa:?}: {code:?}");
             }
             for ((&x, back), rounded) in x.iter().zip(back).zip(rounded) {
-                assert_eq!(bits(back), bits(T::from_f32(x)), "{isa:?}: {x:e} {:#010x}", x.to_bits());
+                assert_eq!(
+                    bits(back),
+                    bits(T::from_f32(x)),
+                    "{isa:?}: {x:e} {:#010x}",
+                    x.to_bits()
+                );
                 let want = back.to_f32();
                 assert!(rounded == want || rounded.is_nan() && want.is_nan(), "{isa:?}: {x:e}");
             }
@@ -216,7 +233,9 @@ mod tests {
     /// All upper halves with lower halves that make and break ties of either type.
     fn boundaries() -> Vec<f32> {
         let lows = [0_u32, 1, 0x0fff, 0x1000, 0x1001, 0x7fff, 0x8000, 0xffff];
-        let bits = lows.into_iter().flat_map(|low| (0..=u16::MAX).map(move |high| u32::from(high) << 16 | low));
+        let bits = lows
+            .into_iter()
+            .flat_map(|low| (0..=u16::MAX).map(move |high| u32::from(high) << 16 | low));
         bits.map(f32::from_bits).collect()
     }
 

@@ -9,8 +9,8 @@
 //!
 //! All but [`sum`] give the same result on every level, up to the sign of a zero and the payload of a NaN.
 
-use fearless_simd::{Simd, prelude::*};
 use crate::isa::dispatch;
+use fearless_simd::{Simd, prelude::*};
 
 use crate::{
     Isa,
@@ -211,11 +211,7 @@ fn abs_max_lanes<S: Simd>(simd: S, x: &[f32]) -> f32 {
         #[inline(always)]
         |most: S::i32s, x: S::f32s| most.max(x.abs().bitcast::<S::i32s>()),
     );
-    let most = join(
-        states,
-        #[inline(always)]
-        |a, b| a.max(b),
-    );
+    let most = join(states, S::i32s::max);
     f32::from_bits(most.reduce_max() as u32)
 }
 

@@ -28,8 +28,8 @@
 //! m + ln total
 //! ```
 
-use fearless_simd::{Simd, prelude::*};
 use crate::isa::dispatch;
+use fearless_simd::{Simd, prelude::*};
 
 use crate::{
     Isa,
@@ -39,7 +39,7 @@ use crate::{
 
 /// Softmax of `x`, in place: non-negative numbers that sum to 1.
 ///
-/// Relative error below `(8 + d) · 2^-23` where `d` is the distance of the element from the maximum; results below
+/// Relative error below `(16 + d) · 2^-23` where `d` is the distance of the element from the maximum; results below
 /// 2^-126 times the largest are 0.
 ///
 /// # Examples
@@ -64,7 +64,7 @@ pub fn softmax_into(x: &[f32], out: &mut [f32]) {
 
 /// Logarithm of the softmax of `x`, in place: `x[i] − log_sum_exp(x)`.
 ///
-/// Absolute error below `4 · 2^-24 · max(1, d)` where `d` is the distance of the element from the maximum.
+/// Absolute error below `(16 + d) · 2^-23` where `d` is the distance of the element from the maximum.
 ///
 /// # Examples
 ///
@@ -159,30 +159,38 @@ pub fn log_sum_exp_scalar(x: &[f32]) -> f64 {
 #[inline(always)]
 fn softmax_lanes_in_place<S: Simd>(simd: S, x: &mut [f32]) {
     let m = S::f32s::splat(simd, shift(simd, x));
-    let sums = map_in_place(
-        simd,
-        x,
-        f32::NEG_INFINITY,
-        S::f32s::splat(simd, 0.0),
-        #[inline(always)]
-        |sum, x| weigh(simd, m, sum, x),
-    );
-    normalize(simd, sums, x);
+    let mut sum = 0.0;
+    for block in x.chunks_mut(SUM_BLOCK) {
+        let sums = map_in_place(
+            simd,
+            block,
+            f32::NEG_INFINITY,
+            S::f32s::splat(simd, 0.0),
+            #[inline(always)]
+            |sum, x| weigh(simd, m, sum, x),
+        );
+        sum += f64::from(total::<S, 4>(sums));
+    }
+    normalize(simd, sum, x);
 }
 
 #[inline(always)]
 fn softmax_lanes<S: Simd>(simd: S, x: &[f32], out: &mut [f32]) {
     let m = S::f32s::splat(simd, shift(simd, x));
-    let sums = map_into(
-        simd,
-        x,
-        out,
-        f32::NEG_INFINITY,
-        S::f32s::splat(simd, 0.0),
-        #[inline(always)]
-        |sum, x| weigh(simd, m, sum, x),
-    );
-    normalize(simd, sums, out);
+    let mut sum = 0.0;
+    for (block, out) in x.chunks(SUM_BLOCK).zip(out.chunks_mut(SUM_BLOCK)) {
+        let sums = map_into(
+            simd,
+            block,
+            out,
+            f32::NEG_INFINITY,
+            S::f32s::splat(simd, 0.0),
+            #[inline(always)]
+            |sum, x| weigh(simd, m, sum, x),
+        );
+        sum += f64::from(total::<S, 4>(sums));
+    }
+    normalize(simd, sum, out);
 }
 
 #[inline(always)]
@@ -231,27 +239,21 @@ fn largest<S: Simd>(simd: S, x: &[f32]) -> f32 {
         #[inline(always)]
         |most, x| x.max(most),
     );
-    join(
-        states,
-        #[inline(always)]
-        |a, b| a.max(b),
-    )
-    .reduce_max()
+    join(states, S::f32s::max).reduce_max()
 }
 
 /// `e^(x − m)`, which is also added to `sum`.
 #[inline(always)]
 fn weigh<S: Simd>(simd: S, m: S::f32s, sum: &mut S::f32s, x: S::f32s) -> S::f32s {
     let weight = exp_normal_lanes(simd, x - m);
-    *sum = *sum + weight;
+    *sum += weight;
     weight
 }
 
 /// Divides the weights by their sum; where there are none, they stay 0.
 #[inline(always)]
-fn normalize<S: Simd>(simd: S, sums: [S::f32s; 4], weights: &mut [f32]) {
-    let sum = total::<S, 4>(sums);
-    let factor = S::f32s::splat(simd, if sum == 0.0 { 0.0 } else { 1.0 / sum });
+fn normalize<S: Simd>(simd: S, sum: f64, weights: &mut [f32]) {
+    let factor = S::f32s::splat(simd, if sum == 0.0 { 0.0 } else { (1.0 / sum) as f32 });
     map_in_place::<S, _, 4>(
         simd,
         weights,
@@ -266,23 +268,29 @@ fn normalize<S: Simd>(simd: S, sums: [S::f32s; 4], weights: &mut [f32]) {
 #[inline(always)]
 fn log_terms<S: Simd>(simd: S, x: &[f32]) -> (S::f32s, S::f32s) {
     let m = S::f32s::splat(simd, shift(simd, x));
-    let sums: [_; 4] = fold(
-        simd,
-        x,
-        f32::NEG_INFINITY,
-        S::f32s::splat(simd, 0.0),
-        #[inline(always)]
-        |mut sum, x| {
-            weigh(simd, m, &mut sum, x);
-            sum
-        },
-    );
-    let sum = total::<S, 4>(sums);
-    let log_sum = if sum == 0.0 { 0.0 } else { f64::from(sum).ln() as f32 };
+    let mut sum = 0.0;
+    for block in x.chunks(SUM_BLOCK) {
+        let sums: [_; 4] = fold(
+            simd,
+            block,
+            f32::NEG_INFINITY,
+            S::f32s::splat(simd, 0.0),
+            #[inline(always)]
+            |mut sum, x| {
+                weigh(simd, m, &mut sum, x);
+                sum
+            },
+        );
+        sum += f64::from(total::<S, 4>(sums));
+    }
+    let log_sum = if sum == 0.0 { 0.0 } else { sum.ln() as f32 };
     (m, S::f32s::splat(simd, log_sum))
 }
 
-/// Elements per block: 4 KiB, so that a block which is read twice is read from L1, and enough that its end costs little.
+/// Elements that are summed in `f32` before an `f64` takes their sum, so that the error does not grow with the row.
+const SUM_BLOCK: usize = 2048;
+
+/// Elements per block of the log-sum-exp: 4 KiB, so that a block which is read twice is read from L1, and enough that its end costs little.
 const BLOCK: usize = 1024;
 
 /// How far an element may lie above the reference before the reference moves. The exponential's relative error grows with

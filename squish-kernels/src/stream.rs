@@ -26,7 +26,11 @@ impl Stores {
     /// What pays for an operation that touches `bytes` bytes in all, in one call or in many.
     #[must_use]
     pub const fn for_bytes(bytes: usize) -> Self {
-        if bytes >= STREAM_BYTES && cfg!(all(target_arch = "x86_64", not(miri))) { Self::Streamed } else { Self::Cached }
+        if bytes >= STREAM_BYTES && cfg!(all(target_arch = "x86_64", not(miri))) {
+            Self::Streamed
+        } else {
+            Self::Cached
+        }
     }
 
     /// The stream, if results go around the caches.
@@ -42,6 +46,10 @@ pub(crate) struct Stream(());
 impl Stream {
     /// Copies `src` to `dst`, which must be equally long.
     #[inline]
+    #[expect(
+        clippy::unused_self,
+        reason = "holding a stream is what orders its stores before later ones"
+    )]
     pub(crate) fn copy<T: bytemuck::NoUninit + bytemuck::AnyBitPattern>(
         &self,
         src: &[T],
@@ -83,6 +91,10 @@ mod x86 {
     }
 
     #[inline]
+    #[expect(
+        clippy::cast_ptr_alignment,
+        reason = "the load takes any alignment, that of the store is asserted"
+    )]
     fn store_line(src: &[u8; 64], dst: &mut [u8; 64]) {
         assert!(dst.as_ptr().addr().is_multiple_of(64), "stream: line is not aligned");
         let (src, dst) = (src.as_ptr().cast::<__m128i>(), dst.as_mut_ptr().cast::<__m128i>());

@@ -14,8 +14,8 @@
 //! `O(n + k log k)` whatever the order of the input. An entry is one `u64`, the value's rank above the complement of
 //! the index, whose natural order is the order of the result.
 
-use fearless_simd::{Simd, prelude::*};
 use crate::isa::dispatch;
+use fearless_simd::{Simd, prelude::*};
 
 use crate::{Isa, lanes::load_partial};
 

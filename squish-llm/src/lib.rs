@@ -1,1 +1,15 @@
 #![doc = include_str!("../README.md")]
+#![forbid(unsafe_code)]
+
+#[cfg(feature = "checkpoint")]
+#[doc(inline)]
+pub use squish_checkpoint as checkpoint;
+#[cfg(feature = "kernels")]
+#[doc(inline)]
+pub use squish_kernels as kernels;
+#[cfg(feature = "model")]
+#[doc(inline)]
+pub use squish_model as model;
+#[cfg(feature = "quant")]
+#[doc(inline)]
+pub use squish_quant as quant;

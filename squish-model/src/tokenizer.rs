@@ -24,7 +24,7 @@ impl Tokenizer {
     ///
     /// [`Error::Tokenizer`] if the file cannot be read, or is none.
     pub fn from_file(path: impl AsRef<Path>) -> Result<Self, Error> {
-        tokenizers::Tokenizer::from_file(path).map(Self).map_err(error)
+        tokenizers::Tokenizer::from_file(path).map(Self).map_err(|e| error(&e))
     }
 
     /// The number of tokens, special ones included.
@@ -40,7 +40,7 @@ impl Tokenizer {
     ///
     /// [`Error::Tokenizer`].
     pub fn encode(&self, text: &str) -> Result<Vec<u32>, Error> {
-        Ok(self.0.encode_fast(text, true).map_err(error)?.get_ids().to_vec())
+        Ok(self.0.encode_fast(text, true).map_err(|e| error(&e))?.get_ids().to_vec())
     }
 
     /// The text of `tokens`, special tokens left out. Bytes that are no UTF-8 become replacement characters, as at the
@@ -50,10 +50,10 @@ impl Tokenizer {
     ///
     /// [`Error::Tokenizer`].
     pub fn decode(&self, tokens: &[u32]) -> Result<String, Error> {
-        self.0.decode(tokens, true).map_err(error)
+        self.0.decode(tokens, true).map_err(|e| error(&e))
     }
 }
 
-fn error(error: tokenizers::Error) -> Error {
+fn error(error: &tokenizers::Error) -> Error {
     Error::Tokenizer { reason: error.to_string() }
 }

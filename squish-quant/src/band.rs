@@ -31,7 +31,12 @@ pub(crate) struct EncodeBand<'a, S> {
 
 impl<'a, S> EncodeBand<'a, S> {
     /// All rows of `x`; the buffers have the lengths that its shape implies.
-    pub(crate) fn new(x: ArrayView2<'a, f32>, codes: &'a mut [u8], scales: &'a mut [S], block: [usize; 2]) -> Self {
+    pub(crate) fn new(
+        x: ArrayView2<'a, f32>,
+        codes: &'a mut [u8],
+        scales: &'a mut [S],
+        block: [usize; 2],
+    ) -> Self {
         Self { first_row: 0, x, codes, scales, block }
     }
 }
@@ -44,11 +49,18 @@ impl<S: Send> Rows for EncodeBand<'_, S> {
     fn split_at_row(self, n: usize) -> (Self, Self) {
         let Self { first_row, x, codes, scales, block } = self;
         let (codes, codes_rest) = codes.split_at_mut(codes.len() / x.nrows() * n);
-        let (scales, scales_rest) = scales.split_at_mut(n / block[0] * x.ncols().div_ceil(block[1]));
+        let (scales, scales_rest) =
+            scales.split_at_mut(n / block[0] * x.ncols().div_ceil(block[1]));
         let (x, x_rest) = x.split_at(Axis(0), n);
         (
             Self { first_row, x, codes, scales, block },
-            Self { first_row: first_row + n, x: x_rest, codes: codes_rest, scales: scales_rest, block },
+            Self {
+                first_row: first_row + n,
+                x: x_rest,
+                codes: codes_rest,
+                scales: scales_rest,
+                block,
+            },
         )
     }
 }
@@ -69,7 +81,10 @@ impl Rows for CastBand<'_> {
         let Self { first_row, x, codes } = self;
         let (codes, codes_rest) = codes.split_at_mut(codes.len() / x.nrows() * n);
         let (x, x_rest) = x.split_at(Axis(0), n);
-        (Self { first_row, x, codes }, Self { first_row: first_row + n, x: x_rest, codes: codes_rest })
+        (
+            Self { first_row, x, codes },
+            Self { first_row: first_row + n, x: x_rest, codes: codes_rest },
+        )
     }
 }
 
@@ -103,14 +118,19 @@ pub(crate) struct Run<'a> {
 
 /// The runs of `x`, whose rows are contiguous, in order. Rows that follow each other in memory and are whole blocks
 /// are walked as one.
-pub(crate) fn runs<'a>(x: &ArrayView2<'a, f32>, block_cols: usize) -> impl Iterator<Item = Run<'a>> {
+pub(crate) fn runs<'a>(
+    x: &ArrayView2<'a, f32>,
+    block_cols: usize,
+) -> impl Iterator<Item = Run<'a>> {
     let [rows, cols] = x.dim().into();
     let one_line = if cols.is_multiple_of(block_cols) { x.to_slice() } else { None };
     let (n_lines, line_len) = if one_line.is_some() { (1, rows * cols) } else { (rows, cols) };
     let run_len = block_cols.saturating_mul((RUN_ELEMENTS / block_cols).clamp(1, RUN_BLOCKS));
     let x = *x;
     (0..n_lines).flat_map(move |line| {
-        let row = || x.index_axis_move(Axis(0), line).to_slice().expect("rows were checked to be contiguous");
+        let row = || {
+            x.index_axis_move(Axis(0), line).to_slice().expect("rows were checked to be contiguous")
+        };
         let data = one_line.unwrap_or_else(row);
         let first_block = line * line_len.div_ceil(block_cols);
         data.chunks(run_len).enumerate().map(move |(i, x)| Run {
@@ -123,13 +143,26 @@ pub(crate) fn runs<'a>(x: &ArrayView2<'a, f32>, block_cols: usize) -> impl Itera
 
 /// `Ok` if each row of `x` is contiguous.
 pub(crate) fn check_rows(what: &'static str, dim: (usize, usize), strides: &[isize]) -> Result<()> {
-    if strides[1] == 1 || dim.1 <= 1 || dim.0 == 0 { Ok(()) } else { Err(Error::Layout { what, stride: strides[1] }) }
+    if strides[1] == 1 || dim.1 <= 1 || dim.0 == 0 {
+        Ok(())
+    } else {
+        Err(Error::Layout { what, stride: strides[1] })
+    }
 }
 
-/// The number of rows in a range, if a matrix of `n_rows` has them.
-pub(crate) fn check_row_range(rows: &Range<usize>, n_rows: usize) -> Result<usize> {
-    let Range { start, end } = *rows;
-    if start <= end && end <= n_rows { Ok(end - start) } else { Err(Error::Rows { start, end, n_rows }) }
+/// `out` as the given rows of a matrix of `shape`, if the matrix has them and `out` their length.
+pub(crate) fn rows_of<'a>(
+    rows: &Range<usize>,
+    shape: [usize; 2],
+    out: &'a mut [f32],
+) -> Result<ArrayViewMut2<'a, f32>> {
+    let (Range { start, end }, [n_rows, cols]) = (rows.clone(), shape);
+    if start > end || end > n_rows {
+        return Err(Error::Rows { start, end, n_rows });
+    }
+    Error::check_length("out", (end - start) * cols, out.len())?;
+    // The length fits, so this cannot fail; the error is the one that it would be.
+    ArrayViewMut2::from_shape([end - start, cols], out).map_err(|_| Error::TooLarge { shape })
 }
 
 /// `Ok` if every element is finite, else the first that is not.

@@ -109,14 +109,16 @@ impl<'a> PackQuantized<'a> {
     /// [`Error::BlockAlign`] if rows are no whole number of words, [`Error::Shape`] for a shape of scales that is none
     /// of those above, and as [`IntTensor::new`].
     pub fn read(self) -> Result<IntCow<'a>> {
-        let Self { format, shape, weight_packed, weight_scale, scale_shape, weight_zero_point } = self;
+        let Self { format, shape, weight_packed, weight_scale, scale_shape, weight_zero_point } =
+            self;
         check_words(format, shape)?;
         let granularity = granularity(shape, scale_shape)?;
         let codes = match format {
             IntFormat::Int4 => Cow::Borrowed(weight_packed),
             IntFormat::Int8 => Cow::Owned(weight_packed.iter().map(|code| code ^ 0x80).collect()),
         };
-        let zero_points = weight_zero_point.map(|words| unpack_rows(format, scale_shape, words)).transpose()?;
+        let zero_points =
+            weight_zero_point.map(|words| unpack_rows(format, scale_shape, words)).transpose()?;
         IntTensor::new(format, granularity, shape, codes, weight_scale.to_f32(), zero_points)
     }
 }
@@ -131,7 +133,14 @@ impl<'a> IntQuantized<'a> {
         let Self { shape, weight, weight_scale, scale_shape, weight_zero_point } = self;
         let granularity = granularity(shape, scale_shape)?;
         let zero_points = weight_zero_point.map(bytemuck::cast_slice);
-        IntTensor::new(IntFormat::Int8, granularity, shape, weight, weight_scale.to_f32(), zero_points)
+        IntTensor::new(
+            IntFormat::Int8,
+            granularity,
+            shape,
+            weight,
+            weight_scale.to_f32(),
+            zero_points,
+        )
     }
 }
 
@@ -165,12 +174,25 @@ impl PackedWeight {
         };
         let scales = matrix.scales().iter();
         let weight_scale = match scale_type {
-            ScaleType::Bf16 => scales.flat_map(|&scale| bf16::from_f32(scale).to_le_bytes()).collect(),
-            ScaleType::F16 => scales.flat_map(|&scale| f16::from_f32(scale).to_le_bytes()).collect(),
+            ScaleType::Bf16 => {
+                scales.flat_map(|&scale| bf16::from_f32(scale).to_le_bytes()).collect()
+            }
+            ScaleType::F16 => {
+                scales.flat_map(|&scale| f16::from_f32(scale).to_le_bytes()).collect()
+            }
             ScaleType::F32 => scales.flat_map(|scale| scale.to_le_bytes()).collect(),
         };
-        let weight_zero_point = matrix.zero_points().map(|zero_points| pack_rows(format, scale_shape, zero_points));
-        Ok(Self { format, shape, weight_packed, weight_scale, scale_type, scale_shape, weight_zero_point })
+        let weight_zero_point =
+            matrix.zero_points().map(|zero_points| pack_rows(format, scale_shape, zero_points));
+        Ok(Self {
+            format,
+            shape,
+            weight_packed,
+            weight_scale,
+            scale_type,
+            scale_shape,
+            weight_zero_point,
+        })
     }
 
     /// The same tensors, borrowed for reading.
@@ -225,7 +247,11 @@ impl PackedWeight {
 /// assert_eq!(packed.view().read()?.decode(), tensor.decode());
 /// # Ok::<(), squish_quant::Error>(())
 /// ```
-pub fn encode(quantizer: IntQuantizer, x: ArrayView2<'_, f32>, scale_type: ScaleType) -> Result<IntTensor> {
+pub fn encode(
+    quantizer: IntQuantizer,
+    x: ArrayView2<'_, f32>,
+    scale_type: ScaleType,
+) -> Result<IntTensor> {
     let tensor = quantizer.encode(x)?;
     check_rounded(tensor.scales(), scale_type)?;
     let scales: Vec<f32> = tensor.scales().iter().map(|&scale| scale_type.round(scale)).collect();
@@ -233,7 +259,9 @@ pub fn encode(quantizer: IntQuantizer, x: ArrayView2<'_, f32>, scale_type: Scale
 }
 
 fn check_rounded(scales: &[f32], scale_type: ScaleType) -> Result<()> {
-    let lost = |scale: f32| (scale == 0.0) != (scale_type.round(scale) == 0.0) || !scale_type.round(scale).is_finite();
+    let lost = |scale: f32| {
+        (scale == 0.0) != (scale_type.round(scale) == 0.0) || !scale_type.round(scale).is_finite()
+    };
     match scales.iter().position(|&scale| lost(scale)) {
         None => Ok(()),
         Some(index) => Err(Error::BadScale { index, value: scales[index] }),
@@ -242,7 +270,11 @@ fn check_rounded(scales: &[f32], scale_type: ScaleType) -> Result<()> {
 
 fn check_words(format: IntFormat, [_, cols]: [usize; 2]) -> Result<()> {
     let per_word = 32 / format.bits();
-    if cols.is_multiple_of(per_word) { Ok(()) } else { Err(Error::BlockAlign { len: cols, block: per_word }) }
+    if cols.is_multiple_of(per_word) {
+        Ok(())
+    } else {
+        Err(Error::BlockAlign { len: cols, block: per_word })
+    }
 }
 
 /// What shares a scale, from the shapes.
@@ -263,16 +295,24 @@ fn granularity([rows, cols]: [usize; 2], scale_shape: [usize; 2]) -> Result<Gran
 fn unpack_rows(format: IntFormat, [rows, groups]: [usize; 2], words: &[u8]) -> Result<Vec<i8>> {
     let per_word = 32 / format.bits();
     let too_large = Error::TooLarge { shape: [rows, groups] };
-    let n_bytes = rows.div_ceil(per_word).checked_mul(groups).and_then(|n| n.checked_mul(4)).ok_or(too_large)?;
+    let n_bytes = rows
+        .div_ceil(per_word)
+        .checked_mul(groups)
+        .and_then(|n| n.checked_mul(4))
+        .ok_or(too_large)?;
     Error::check_length("weight_zero_point", n_bytes, words.len())?;
-    let words: Vec<u32> = words.as_chunks().0.iter().map(|&word| u32::from_le_bytes(word)).collect();
+    let words: Vec<u32> =
+        words.as_chunks().0.iter().map(|&word| u32::from_le_bytes(word)).collect();
     let mask = (1 << format.bits()) - 1;
     let offset = 1 << (format.bits() - 1);
     let code = |row: usize, group: usize| {
         let word = words[row / per_word * groups + group];
         ((word >> (row % per_word * format.bits()) & mask) as i32 - offset) as i8
     };
-    Ok((0..rows).flat_map(|row| (0..groups).map(move |group| (row, group))).map(|(row, group)| code(row, group)).collect())
+    Ok((0..rows)
+        .flat_map(|row| (0..groups).map(move |group| (row, group)))
+        .map(|(row, group)| code(row, group))
+        .collect())
 }
 
 /// The words that [`unpack_rows`] reads; rows past the last are zero bits.
@@ -282,7 +322,8 @@ fn pack_rows(format: IntFormat, [rows, groups]: [usize; 2], codes: &[i8]) -> Vec
     let mut words = vec![0u32; rows.div_ceil(per_word) * groups];
     for (i, &code) in codes.iter().enumerate() {
         let (row, group) = (i / groups, i % groups);
-        words[row / per_word * groups + group] |= ((i32::from(code) + offset) as u32) << (row % per_word * format.bits());
+        words[row / per_word * groups + group] |=
+            ((i32::from(code) + offset) as u32) << (row % per_word * format.bits());
     }
     words.into_iter().flat_map(u32::to_le_bytes).collect()
 }

@@ -11,9 +11,9 @@
 //!
 //! | layout in checkpoints | codes | scales | here |
 //! |---|---|---|---|
-//! | compressed-tensors `float-quantized`, per channel | `weight`: F8_E4M3 `[rows, cols]` | `weight_scale`: `[rows, 1]`, BF16 or F32 | `Channel` |
+//! | compressed-tensors `float-quantized`, per channel | `weight`: `F8_E4M3` `[rows, cols]` | `weight_scale`: `[rows, 1]`, BF16 or F32 | `Channel` |
 //! | compressed-tensors, per tensor | the same | `weight_scale`: `[1]` | `Tensor` |
-//! | DeepSeek-V3, Qwen3 FP8 | F8_E4M3 `[rows, cols]` | `weight_scale_inv`: F32 `[⌈rows / 128⌉, ⌈cols / 128⌉]` | `Block2d` |
+//! | DeepSeek-V3, Qwen3 FP8 | `F8_E4M3` `[rows, cols]` | `weight_scale_inv`: F32 `[⌈rows / 128⌉, ⌈cols / 128⌉]` | `Block2d` |
 //!
 //! `weight_scale_inv` multiplies, despite its name. [`Fp8View`] reads codes and `f32` scales where they lie;
 //! [`Fp8Tensor::from_bytes`] takes scales as bytes of any float type.
@@ -34,8 +34,8 @@ use squish_kernels::{
 
 use crate::{
     band::{
-        CastBand, DecodeBand, EncodeBand, RUN_BLOCKS, Run, check_finite, check_row_range, check_rows, finite_abs_max,
-        first_non_finite, runs,
+        CastBand, DecodeBand, EncodeBand, RUN_BLOCKS, Run, check_finite, check_rows,
+        finite_abs_max, first_non_finite, rows_of, runs,
     },
     error::{Error, Result},
     granularity::{Granularity, NonFinite, n_elements},
@@ -85,7 +85,11 @@ pub struct Fp8Quantizer {
 
 impl Default for Fp8Quantizer {
     fn default() -> Self {
-        Self { format: Fp8Format::E4M3, granularity: Granularity::Channel, non_finite: NonFinite::Error }
+        Self {
+            format: Fp8Format::E4M3,
+            granularity: Granularity::Channel,
+            non_finite: NonFinite::Error,
+        }
     }
 }
 
@@ -135,7 +139,12 @@ impl Fp8Quantizer {
     ///
     /// As [`Fp8Quantizer::encode`], [`Error::Length`], and [`Error::Layout`] if rows of `x` are not contiguous. Then
     /// nothing is written.
-    pub fn encode_into(self, x: ArrayView2<'_, f32>, codes: &mut [u8], scales: &mut [f32]) -> Result<()> {
+    pub fn encode_into(
+        self,
+        x: ArrayView2<'_, f32>,
+        codes: &mut [u8],
+        scales: &mut [f32],
+    ) -> Result<()> {
         self.check(&x, codes.len(), scales.len())?;
         if self.non_finite == NonFinite::Error {
             check_finite(x)?;
@@ -161,7 +170,12 @@ impl Fp8Quantizer {
     /// # Errors
     ///
     /// As [`Fp8Quantizer::encode_with_scales`], and [`Error::Layout`]. Then nothing is written.
-    pub fn encode_with_scales_into(self, x: ArrayView2<'_, f32>, scales: &[f32], codes: &mut [u8]) -> Result<()> {
+    pub fn encode_with_scales_into(
+        self,
+        x: ArrayView2<'_, f32>,
+        scales: &[f32],
+        codes: &mut [u8],
+    ) -> Result<()> {
         self.check(&x, codes.len(), scales.len())?;
         if let Some(index) = scales.iter().position(|&scale| !(scale > 0.0 && scale.is_finite())) {
             return Err(Error::BadScale { index, value: scales[index] });
@@ -172,14 +186,19 @@ impl Fp8Quantizer {
         let codec = Codec::new(self, &x)?;
         let [block_rows, block_cols] = codec.block;
         let n_blocks = codec.cols.div_ceil(block_cols);
-        for_bands(CastBand { first_row: 0, x, codes }, block_rows, codec.bytes, &|CastBand { first_row, x, codes }| {
-            let scales = &scales[first_row / block_rows * n_blocks..];
-            match self.format {
-                Fp8Format::E4M3 => codec.cast::<E4M3>(&x, scales, codes),
-                Fp8Format::E5M2 => codec.cast::<E5M2>(&x, scales, codes),
-            }
-            Ok(())
-        })
+        for_bands(
+            CastBand { first_row: 0, x, codes },
+            block_rows,
+            codec.bytes,
+            &|CastBand { first_row, x, codes }| {
+                let scales = &scales[first_row / block_rows * n_blocks..];
+                match self.format {
+                    Fp8Format::E4M3 => codec.cast::<E4M3>(&x, scales, codes),
+                    Fp8Format::E5M2 => codec.cast::<E5M2>(&x, scales, codes),
+                }
+                Ok(())
+            },
+        )
     }
 
     fn zeros(self, shape: [usize; 2]) -> Result<Fp8Tensor> {
@@ -191,16 +210,30 @@ impl Fp8Quantizer {
     fn check(self, x: &ArrayView2<'_, f32>, n_codes: usize, n_scales: usize) -> Result<()> {
         check_rows("x", x.dim(), x.strides())?;
         Error::check_length("codes", n_elements(x.dim().into())?, n_codes)?;
-        Error::check_length("scales", n_elements(self.granularity.scales_shape(x.dim().into())?)?, n_scales)
+        Error::check_length(
+            "scales",
+            n_elements(self.granularity.scales_shape(x.dim().into())?)?,
+            n_scales,
+        )
     }
 
     /// Codes and scales of rows whose buffers have been checked. An error leaves them half written.
-    fn encode_rows(self, x: ArrayView2<'_, f32>, codes: &mut [u8], scales: &mut [f32]) -> Result<()> {
+    fn encode_rows(
+        self,
+        x: ArrayView2<'_, f32>,
+        codes: &mut [u8],
+        scales: &mut [f32],
+    ) -> Result<()> {
         let codec = Codec::new(self, &x)?;
-        for_bands(EncodeBand::new(x, codes, scales, codec.block), codec.block[0], codec.bytes, &|band| match self.format {
-            Fp8Format::E4M3 => codec.encode_band::<E4M3>(band),
-            Fp8Format::E5M2 => codec.encode_band::<E5M2>(band),
-        })
+        for_bands(
+            EncodeBand::new(x, codes, scales, codec.block),
+            codec.block[0],
+            codec.bytes,
+            &|band| match self.format {
+                Fp8Format::E4M3 => codec.encode_band::<E4M3>(band),
+                Fp8Format::E5M2 => codec.encode_band::<E5M2>(band),
+            },
+        )
     }
 }
 
@@ -239,9 +272,15 @@ impl ScaleBytes<'_> {
     /// The scales; bytes after the last whole one are left to the check of their number.
     pub(crate) fn to_f32(self) -> Vec<f32> {
         match self {
-            Self::F32(bytes) => bytes.as_chunks().0.iter().map(|&x| f32::from_le_bytes(x)).collect(),
-            Self::Bf16(bytes) => bytes.as_chunks().0.iter().map(|&x| bf16::from_le_bytes(x).to_f32()).collect(),
-            Self::F16(bytes) => bytes.as_chunks().0.iter().map(|&x| f16::from_le_bytes(x).to_f32()).collect(),
+            Self::F32(bytes) => {
+                bytes.as_chunks().0.iter().map(|&x| f32::from_le_bytes(x)).collect()
+            }
+            Self::Bf16(bytes) => {
+                bytes.as_chunks().0.iter().map(|&x| bf16::from_le_bytes(x).to_f32()).collect()
+            }
+            Self::F16(bytes) => {
+                bytes.as_chunks().0.iter().map(|&x| f16::from_le_bytes(x).to_f32()).collect()
+            }
             Self::E8M0(bytes) => bytes.iter().map(|&x| E8M0::from_bits(x).to_f32()).collect(),
         }
     }
@@ -255,10 +294,22 @@ impl<C: AsRef<[u8]>, S: AsRef<[f32]>> Fp8Tensor<C, S> {
     ///
     /// [`Error::Length`] if a buffer is too short or too long, [`Error::BadScale`] for a scale that is NaN, infinite or
     /// negative, [`Error::ZeroBlock`], [`Error::TooLarge`].
-    pub fn new(format: Fp8Format, granularity: Granularity, shape: [usize; 2], codes: C, scales: S) -> Result<Self> {
+    pub fn new(
+        format: Fp8Format,
+        granularity: Granularity,
+        shape: [usize; 2],
+        codes: C,
+        scales: S,
+    ) -> Result<Self> {
         Error::check_length("codes", n_elements(shape)?, codes.as_ref().len())?;
-        Error::check_length("scales", n_elements(granularity.scales_shape(shape)?)?, scales.as_ref().len())?;
-        if let Some((index, &value)) = scales.as_ref().iter().enumerate().find(|(_, x)| !(**x >= 0.0 && x.is_finite())) {
+        Error::check_length(
+            "scales",
+            n_elements(granularity.scales_shape(shape)?)?,
+            scales.as_ref().len(),
+        )?;
+        if let Some((index, &value)) =
+            scales.as_ref().iter().enumerate().find(|(_, x)| !(**x >= 0.0 && x.is_finite()))
+        {
             return Err(Error::BadScale { index, value });
         }
         Ok(Self { format, granularity, shape, codes, scales })
@@ -292,7 +343,13 @@ impl<C: AsRef<[u8]>, S: AsRef<[f32]>> Fp8Tensor<C, S> {
     /// The same matrix, borrowed.
     pub fn view(&self) -> Fp8View<'_> {
         let Self { format, granularity, shape, codes, scales } = self;
-        Fp8Tensor { format: *format, granularity: *granularity, shape: *shape, codes: codes.as_ref(), scales: scales.as_ref() }
+        Fp8Tensor {
+            format: *format,
+            granularity: *granularity,
+            shape: *shape,
+            codes: codes.as_ref(),
+            scales: scales.as_ref(),
+        }
     }
 
     /// Bytes of codes and scales.
@@ -308,7 +365,7 @@ impl<C: AsRef<[u8]>, S: AsRef<[f32]>> Fp8Tensor<C, S> {
     /// The values, `[rows, cols]`.
     pub fn decode(&self) -> Array2<f32> {
         let mut out = Array2::zeros(self.shape);
-        self.decode_into(out.view_mut()).expect("the result has the shape of the tensor");
+        self.decode_rows(0, out.view_mut());
         out
     }
 
@@ -319,10 +376,14 @@ impl<C: AsRef<[u8]>, S: AsRef<[f32]>> Fp8Tensor<C, S> {
     /// [`Error::Shape`], and [`Error::Layout`] if rows of `out` are not contiguous. Then nothing is written.
     pub fn decode_into(&self, out: ArrayViewMut2<'_, f32>) -> Result<()> {
         if self.shape != <[usize; 2]>::from(out.dim()) {
-            return Err(Error::Shape { what: "out", expected: self.shape, actual: out.dim().into() });
+            return Err(Error::Shape {
+                what: "out",
+                expected: self.shape,
+                actual: out.dim().into(),
+            });
         }
         check_rows("out", out.dim(), out.strides())?;
-        self.decode_band_rows(0, out);
+        self.decode_rows(0, out);
         Ok(())
     }
 
@@ -332,15 +393,13 @@ impl<C: AsRef<[u8]>, S: AsRef<[f32]>> Fp8Tensor<C, S> {
     ///
     /// [`Error::Rows`] if there are not so many rows, [`Error::Length`]. Then nothing is written.
     pub fn decode_rows_into(&self, rows: Range<usize>, out: &mut [f32]) -> Result<()> {
-        let n_rows = check_row_range(&rows, self.shape[0])?;
-        Error::check_length("out", n_rows * self.shape[1], out.len())?;
-        let out = ArrayViewMut2::from_shape([n_rows, self.shape[1]], out).expect("the length was checked");
-        self.decode_band_rows(rows.start, out);
+        let out = rows_of(&rows, self.shape, out)?;
+        self.decode_rows(rows.start, out);
         Ok(())
     }
 
     /// The values of the rows from `first_row` on.
-    fn decode_band_rows(&self, first_row: usize, out: ArrayViewMut2<'_, f32>) {
+    fn decode_rows(&self, first_row: usize, out: ArrayViewMut2<'_, f32>) {
         let tensor = self.view();
         let bytes = 5 * out.len();
         let stores = Stores::for_bytes(bytes);
@@ -356,19 +415,33 @@ impl<C: AsRef<[u8]>, S: AsRef<[f32]>> Fp8Tensor<C, S> {
 }
 
 impl Fp8View<'_> {
-    fn decode_band<E: Element>(self, stores: Stores, DecodeBand { first_row, mut out }: DecodeBand<'_>) {
+    fn decode_band<E: Element>(
+        self,
+        stores: Stores,
+        DecodeBand { first_row, mut out }: DecodeBand<'_>,
+    ) {
         let isa = Isa::detect();
         let cols = self.shape[1];
-        let [block_rows, block_cols] = self.granularity.block(self.shape).expect("the granularity was checked");
+        let [block_rows, block_cols] =
+            self.granularity.block(self.shape).expect("the granularity was checked");
         let n_blocks = cols.div_ceil(block_cols);
         let codes = bytemuck::cast_slice(&self.codes[first_row * cols..]);
         if let Some(out) = out.as_slice_mut()
             && block_rows == 1
             && cols.is_multiple_of(block_cols)
         {
-            return decode_blocks_to::<E>(isa, stores, &codes[..out.len()], block_cols, &self.scales[first_row * n_blocks..], out);
+            return decode_blocks_to::<E>(
+                isa,
+                stores,
+                &codes[..out.len()],
+                block_cols,
+                &self.scales[first_row * n_blocks..],
+                out,
+            );
         }
-        for (i, (mut out, codes)) in out.rows_mut().into_iter().zip(codes.chunks(cols.max(1))).enumerate() {
+        for (i, (mut out, codes)) in
+            out.rows_mut().into_iter().zip(codes.chunks(cols.max(1))).enumerate()
+        {
             let scales = &self.scales[(first_row + i) / block_rows * n_blocks..];
             let out = out.as_slice_mut().expect("rows were checked to be contiguous");
             decode_blocks_to::<E>(isa, stores, codes, block_cols, scales, out);
@@ -391,7 +464,14 @@ impl Codec {
     fn new(quantizer: Fp8Quantizer, x: &ArrayView2<'_, f32>) -> Result<Self> {
         let (block, bytes) = (quantizer.granularity.block(x.dim().into())?, 5 * x.len());
         let stores = Stores::for_bytes(bytes);
-        Ok(Self { isa: Isa::detect(), stores, non_finite: quantizer.non_finite, block, cols: x.ncols(), bytes })
+        Ok(Self {
+            isa: Isa::detect(),
+            stores,
+            non_finite: quantizer.non_finite,
+            block,
+            cols: x.ncols(),
+            bytes,
+        })
     }
 
     /// Makes scales and codes of a band.
@@ -401,25 +481,31 @@ impl Codec {
             for run in runs(&x, block_cols) {
                 let scales = &mut scales[run.block..][..run.x.len().div_ceil(block_cols)];
                 self.abs_max(first_row * self.cols + run.element, run.x, scales)?;
-                scales.iter_mut().for_each(|scale| *scale = scale_of::<E>(*scale));
+                scales.iter_mut().for_each(to_scale::<E>);
                 self.cast_run::<E>(run, scales, &mut codes[run.element..]);
             }
             return Ok(());
         }
         let n_blocks = self.cols.div_ceil(block_cols).max(1);
         let mut run_maxima = [0.0; RUN_BLOCKS];
-        for (i, (x, scales)) in x.axis_chunks_iter(Axis(0), block_rows).zip(scales.chunks_mut(n_blocks)).enumerate() {
+        for (i, (x, scales)) in
+            x.axis_chunks_iter(Axis(0), block_rows).zip(scales.chunks_mut(n_blocks)).enumerate()
+        {
             let first_element = i * block_rows * self.cols;
             scales.fill(0.0);
             for run in runs(&x, block_cols) {
                 let run_maxima = &mut run_maxima[..run.x.len().div_ceil(block_cols)];
-                self.abs_max(first_row * self.cols + first_element + run.element, run.x, run_maxima)?;
+                self.abs_max(
+                    first_row * self.cols + first_element + run.element,
+                    run.x,
+                    run_maxima,
+                )?;
                 for (j, &largest) in run_maxima.iter().enumerate() {
                     let scale = &mut scales[(run.block + j) % n_blocks];
                     *scale = scale.max(largest);
                 }
             }
-            scales.iter_mut().for_each(|scale| *scale = scale_of::<E>(*scale));
+            scales.iter_mut().for_each(to_scale::<E>);
             self.cast::<E>(&x, scales, &mut codes[first_element..]);
         }
         Ok(())
@@ -463,7 +549,15 @@ impl Codec {
             *factor = scale.recip();
         }
         let codes: &mut [E] = bytemuck::cast_slice_mut(&mut codes[..run.x.len()]);
-        encode_blocks_to(self.isa, self.stores, run.x, self.block[1], &factors[..scales.len()], codes, Overflow::Saturate);
+        encode_blocks_to(
+            self.isa,
+            self.stores,
+            run.x,
+            self.block[1],
+            &factors[..scales.len()],
+            codes,
+            Overflow::Saturate,
+        );
         if self.non_finite == NonFinite::Poison {
             for (x, code) in run.x.iter().zip(codes).filter(|(x, _)| !x.is_finite()) {
                 *code = E::from_f32(*x, Overflow::Ieee);
@@ -472,7 +566,7 @@ impl Codec {
     }
 }
 
-/// The scale of elements whose largest magnitude is `amax`. Its reciprocal is finite.
-fn scale_of<E: Element>(amax: f32) -> f32 {
-    if amax == 0.0 { 1.0 } else { (amax / E::MAX).max(f32::MIN_POSITIVE) }
+/// The largest magnitude of some elements to their scale, of which the reciprocal is finite.
+fn to_scale<E: Element>(x: &mut f32) {
+    *x = if *x == 0.0 { 1.0 } else { (*x / E::MAX).max(f32::MIN_POSITIVE) };
 }

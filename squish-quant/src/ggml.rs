@@ -10,10 +10,7 @@
 //!
 //! Source: ggml's `block_mxfp4` and `quantize_row_mxfp4_ref`, as measured through gguf 0.19.
 
-use squish_kernels::{
-    blocks::abs_max_blocks_into,
-    element::E8M0,
-};
+use squish_kernels::{blocks::abs_max_blocks_into, element::E8M0};
 
 use crate::{
     band::first_non_finite,
@@ -71,7 +68,9 @@ pub fn encode_mxfp4_into(x: &[f32], out: &mut [u8]) -> Result<()> {
     if x.iter().any(|x| !x.is_finite()) {
         return Err(first_non_finite(0, x));
     }
-    for (x, [scale, block @ ..]) in x.as_chunks::<MX_BLOCK>().0.iter().zip(out.as_chunks_mut::<MXFP4_BLOCK_BYTES>().0) {
+    for (x, [scale, block @ ..]) in
+        x.as_chunks::<MX_BLOCK>().0.iter().zip(out.as_chunks_mut::<MXFP4_BLOCK_BYTES>().0)
+    {
         let mut largest = [0.0];
         abs_max_blocks_into(x, MX_BLOCK, &mut largest);
         *scale = ((largest[0].to_bits() >> 23) as u8).saturating_sub(2);

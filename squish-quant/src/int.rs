@@ -11,7 +11,7 @@
 //! | range | INT8 codes, divisor of `amax` | INT4 | used by |
 //! |---|---|---|---|
 //! | [`IntRange::Full`] | -128..=127, 127.5 | -8..=7, 7.5 | compressed-tensors (vLLM), PyTorch's observers |
-//! | [`IntRange::Restricted`] | -127..=127, 127 | -7..=7, 7 | ONNX Runtime, TensorRT, most papers |
+//! | [`IntRange::Restricted`] | -127..=127, 127 | -7..=7, 7 | ONNX Runtime, `TensorRT`, most papers |
 //!
 //! `Full` uses every code, and rounds or saturates `amax` itself by half a step; `Restricted` represents it. No element
 //! is off by more than half a step in either. On a Gaussian in groups of 32, INT4 keeps 20.47 dB with `Full` and
@@ -31,25 +31,19 @@
 //!
 //! Source: B. Jacob et al., arXiv 1712.05877, equations 1 to 3; compressed-tensors 0.20, `calculate_qparams`.
 
-use std::ops::Range;
-
-use ndarray::{Array2, ArrayView2, ArrayViewMut2};
-use squish_kernels::{
-    Isa,
-    integer::{Blocks, decode_i4_blocks_to, decode_i8_blocks_to},
-    stream::Stores,
-};
+use ndarray::ArrayView2;
 
 use crate::{
-    band::{DecodeBand, check_finite, check_row_range, check_rows},
+    band::{check_finite, check_rows},
     error::{Error, Result},
     granularity::{Granularity, NonFinite, n_elements},
-    parallel::for_bands,
 };
 
 use codec::Codec;
+pub use tensor::{IntTensor, IntView};
 
 mod codec;
+mod tensor;
 
 /// Which integer format.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -145,21 +139,6 @@ impl Default for IntQuantizer {
     }
 }
 
-/// A matrix of integer codes, with all that decoding it needs. `C`, `S` and `Z` own or borrow codes, scales and zero
-/// points.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct IntTensor<C = Vec<u8>, S = Vec<f32>, Z = Vec<i8>> {
-    format: IntFormat,
-    granularity: Granularity,
-    shape: [usize; 2],
-    codes: C,
-    scales: S,
-    zero_points: Option<Z>,
-}
-
-/// A matrix of integer codes over somebody else's bytes.
-pub type IntView<'a> = IntTensor<&'a [u8], &'a [f32], &'a [i8]>;
-
 impl IntQuantizer {
     /// `x`, `[rows, cols]`, quantized with scales made from it.
     ///
@@ -197,7 +176,13 @@ impl IntQuantizer {
     ///
     /// As [`IntQuantizer::encode`], [`Error::Length`], and [`Error::Layout`] if rows of `x` are not contiguous. Then
     /// nothing is written.
-    pub fn encode_into(self, x: ArrayView2<'_, f32>, codes: &mut [u8], scales: &mut [f32], zero_points: Option<&mut [i8]>) -> Result<()> {
+    pub fn encode_into(
+        self,
+        x: ArrayView2<'_, f32>,
+        codes: &mut [u8],
+        scales: &mut [f32],
+        zero_points: Option<&mut [i8]>,
+    ) -> Result<()> {
         self.check(&x, codes.len(), scales.len(), zero_points.as_deref())?;
         if self.non_finite == NonFinite::Error {
             check_finite(x)?;
@@ -211,7 +196,12 @@ impl IntQuantizer {
     ///
     /// As [`IntQuantizer::encode`], [`Error::Length`], [`Error::BadScale`] for scales that are not positive and finite,
     /// [`Error::BadCode`] for zero points that are no codes.
-    pub fn encode_with_scales(self, x: ArrayView2<'_, f32>, scales: &[f32], zero_points: Option<&[i8]>) -> Result<IntTensor> {
+    pub fn encode_with_scales(
+        self,
+        x: ArrayView2<'_, f32>,
+        scales: &[f32],
+        zero_points: Option<&[i8]>,
+    ) -> Result<IntTensor> {
         let mut tensor = self.zeros(x.dim().into())?;
         let x = x.as_standard_layout();
         self.encode_with_scales_into(x.view(), scales, zero_points, &mut tensor.codes)?;
@@ -247,198 +237,50 @@ impl IntQuantizer {
         let Self { format, granularity, .. } = self;
         let [n_codes, n_scales] = self.lengths(shape)?;
         let zero_points = (self.symmetry == Symmetry::Asymmetric).then(|| vec![0; n_scales]);
-        Ok(IntTensor { format, granularity, shape, codes: vec![0; n_codes], scales: vec![0.0; n_scales], zero_points })
+        Ok(IntTensor {
+            format,
+            granularity,
+            shape,
+            codes: vec![0; n_codes],
+            scales: vec![0.0; n_scales],
+            zero_points,
+        })
     }
 
     fn lengths(self, shape: [usize; 2]) -> Result<[usize; 2]> {
         if self.non_finite == NonFinite::Poison {
-            return Err(Error::Unsupported { format: self.format.name(), granularity: "poisoned elements" });
+            return Err(Error::Unsupported {
+                format: self.format.name(),
+                granularity: "poisoned elements",
+            });
         }
         lengths(self.format, self.granularity, shape)
     }
 
-    fn check(self, x: &ArrayView2<'_, f32>, n_codes: usize, n_scales: usize, zero_points: Option<&[i8]>) -> Result<()> {
+    fn check(
+        self,
+        x: &ArrayView2<'_, f32>,
+        n_codes: usize,
+        n_scales: usize,
+        zero_points: Option<&[i8]>,
+    ) -> Result<()> {
         check_rows("x", x.dim(), x.strides())?;
         let [codes_expected, scales_expected] = self.lengths(x.dim().into())?;
-        let zero_points_expected = if self.symmetry == Symmetry::Asymmetric { scales_expected } else { 0 };
+        let zero_points_expected =
+            if self.symmetry == Symmetry::Asymmetric { scales_expected } else { 0 };
         Error::check_length("codes", codes_expected, n_codes)?;
         Error::check_length("scales", scales_expected, n_scales)?;
         Error::check_length("zero_points", zero_points_expected, zero_points.map_or(0, <[i8]>::len))
     }
 }
 
-impl<C: AsRef<[u8]>, S: AsRef<[f32]>, Z: AsRef<[i8]>> IntTensor<C, S, Z> {
-    /// A matrix of `shape` from its `codes`, `[rows, cols]` or `[rows, cols / 2]`, its `scales`, of
-    /// [`scales_shape`](Granularity::scales_shape), and as many `zero_points` unless it is symmetric.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Length`] if a buffer is too short or too long, [`Error::BadScale`] for a scale that is NaN, infinite or
-    /// negative, [`Error::BadCode`] for a zero point that is no code, [`Error::BlockAlign`] and [`Error::Unsupported`]
-    /// for groups that the format does not have, [`Error::ZeroBlock`], [`Error::TooLarge`].
-    pub fn new(
-        format: IntFormat,
-        granularity: Granularity,
-        shape: [usize; 2],
-        codes: C,
-        scales: S,
-        zero_points: Option<Z>,
-    ) -> Result<Self> {
-        let [n_codes, n_scales] = lengths(format, granularity, shape)?;
-        Error::check_length("codes", n_codes, codes.as_ref().len())?;
-        Error::check_length("scales", n_scales, scales.as_ref().len())?;
-        if let Some((index, &value)) = scales.as_ref().iter().enumerate().find(|(_, x)| !(**x >= 0.0 && x.is_finite())) {
-            return Err(Error::BadScale { index, value });
-        }
-        if let Some(zero_points) = &zero_points {
-            Error::check_length("zero_points", n_scales, zero_points.as_ref().len())?;
-            check_zero_points(Some(zero_points.as_ref()), format.limits(IntRange::Full))?;
-        }
-        Ok(Self { format, granularity, shape, codes, scales, zero_points })
-    }
-
-    /// `Ok` if `range` has all the codes: [`IntRange::Restricted`] has no -128 or -8.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::BadCode`] for the first code that it has not.
-    pub fn check_codes(&self, range: IntRange) -> Result<()> {
-        let low = self.format.limits(range)[0];
-        let code = |i: usize| match self.format {
-            IntFormat::Int8 => self.codes()[i].cast_signed(),
-            IntFormat::Int4 => (self.codes()[i / 2] >> (4 * (i % 2)) & 0xf).cast_signed() - 8,
-        };
-        match (0..self.shape[0] * self.shape[1]).find(|&i| code(i) < low) {
-            None => Ok(()),
-            Some(index) => Err(Error::BadCode { what: "codes", index, value: code(index).into() }),
-        }
-    }
-
-    /// Format of the codes.
-    pub fn format(&self) -> IntFormat {
-        self.format
-    }
-
-    /// Which elements share a scale.
-    pub fn granularity(&self) -> Granularity {
-        self.granularity
-    }
-
-    /// Rows and columns.
-    pub fn shape(&self) -> [usize; 2] {
-        self.shape
-    }
-
-    /// `[rows, cols]` bytes of INT8 in two's complement, `[rows, cols / 2]` of INT4 plus 8.
-    pub fn codes(&self) -> &[u8] {
-        self.codes.as_ref()
-    }
-
-    /// The scales, of [`scales_shape`](Granularity::scales_shape).
-    pub fn scales(&self) -> &[f32] {
-        self.scales.as_ref()
-    }
-
-    /// One per scale, unless the matrix is symmetric.
-    pub fn zero_points(&self) -> Option<&[i8]> {
-        self.zero_points.as_ref().map(AsRef::as_ref)
-    }
-
-    /// The same matrix, borrowed.
-    pub fn view(&self) -> IntView<'_> {
-        let &Self { format, granularity, shape, .. } = self;
-        IntTensor { format, granularity, shape, codes: self.codes(), scales: self.scales(), zero_points: self.zero_points() }
-    }
-
-    /// Bytes of codes, scales and zero points, one byte each of the latter.
-    pub fn n_bytes(&self) -> usize {
-        self.codes().len() + size_of_val(self.scales()) + self.zero_points().map_or(0, <[i8]>::len)
-    }
-
-    /// Bits per element, scales and zero points included; NaN for an empty matrix.
-    pub fn bits_per_weight(&self) -> f64 {
-        8.0 * self.n_bytes() as f64 / (self.shape[0] * self.shape[1]) as f64
-    }
-
-    /// The values, `[rows, cols]`.
-    pub fn decode(&self) -> Array2<f32> {
-        let mut out = Array2::zeros(self.shape);
-        self.view().decode_rows(0, out.view_mut());
-        out
-    }
-
-    /// The values into `out`, `[rows, cols]`.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Shape`], and [`Error::Layout`] if rows of `out` are not contiguous. Then nothing is written.
-    pub fn decode_into(&self, out: ArrayViewMut2<'_, f32>) -> Result<()> {
-        if self.shape != <[usize; 2]>::from(out.dim()) {
-            return Err(Error::Shape { what: "out", expected: self.shape, actual: out.dim().into() });
-        }
-        check_rows("out", out.dim(), out.strides())?;
-        self.view().decode_rows(0, out);
-        Ok(())
-    }
-
-    /// The values of `rows` into `out`, `[rows.len(), cols]`.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Rows`] if there are not so many rows, [`Error::Length`]. Then nothing is written.
-    pub fn decode_rows_into(&self, rows: Range<usize>, out: &mut [f32]) -> Result<()> {
-        let n_rows = check_row_range(&rows, self.shape[0])?;
-        Error::check_length("out", n_rows * self.shape[1], out.len())?;
-        let out = ArrayViewMut2::from_shape([n_rows, self.shape[1]], out).expect("the length was checked");
-        self.view().decode_rows(rows.start, out);
-        Ok(())
-    }
-}
-
-impl IntView<'_> {
-    /// The values of the rows from `first_row` on.
-    fn decode_rows(self, first_row: usize, out: ArrayViewMut2<'_, f32>) {
-        let bytes = size_of::<f32>() * out.len() + self.format.n_bytes(out.len());
-        let stores = Stores::for_bytes(bytes);
-        let [_, block] = self.granularity.block(self.shape).expect("the granularity was checked");
-        let cols = self.shape[1];
-        let decode = |DecodeBand { first_row, mut out }: DecodeBand<'_>| {
-            if let Some(out) = out.as_slice_mut()
-                && cols.is_multiple_of(block)
-            {
-                self.decode_flat(stores, block, first_row, out);
-            } else {
-                for (i, mut row) in out.rows_mut().into_iter().enumerate() {
-                    let row = row.as_slice_mut().expect("rows were checked to be contiguous");
-                    self.decode_flat(stores, block, first_row + i, row);
-                }
-            }
-            Ok(())
-        };
-        for_bands(DecodeBand { first_row, out }, 1, bytes, &decode).expect("decoding has no errors");
-    }
-
-    /// The values of whole rows, from `first_row` on, that follow each other in `out`.
-    fn decode_flat(self, stores: Stores, block: usize, first_row: usize, out: &mut [f32]) {
-        let cols = self.shape[1];
-        let codes = &self.codes[self.format.n_bytes(first_row * cols)..][..self.format.n_bytes(out.len())];
-        let (block, first) = match self.granularity {
-            Granularity::Tensor => (out.len().max(1), 0),
-            _ => (block, first_row * cols.div_ceil(block)),
-        };
-        let zero_points = self.zero_points.map(|zero_points| &zero_points[first..]);
-        let blocks = Blocks { block, scales: &self.scales[first..], zero_points };
-        match self.format {
-            IntFormat::Int8 => decode_i8_blocks_to(Isa::detect(), stores, bytemuck::cast_slice(codes), blocks, out),
-            IntFormat::Int4 => decode_i4_blocks_to(Isa::detect(), stores, codes, blocks, out),
-        }
-    }
-}
-
 /// Bytes of codes, and scales, of a matrix.
 fn lengths(format: IntFormat, granularity: Granularity, shape: [usize; 2]) -> Result<[usize; 2]> {
     if let Granularity::Block2d { .. } = granularity {
-        return Err(Error::Unsupported { format: format.name(), granularity: "blocks of several rows" });
+        return Err(Error::Unsupported {
+            format: format.name(),
+            granularity: "blocks of several rows",
+        });
     }
     let n_scales = n_elements(granularity.scales_shape(shape)?)?;
     let [_, block] = granularity.block(shape)?;
@@ -453,8 +295,12 @@ fn lengths(format: IntFormat, granularity: Granularity, shape: [usize; 2]) -> Re
 
 fn check_zero_points(zero_points: Option<&[i8]>, [low, high]: [i8; 2]) -> Result<()> {
     let outside = |zero_points: &[i8]| zero_points.iter().position(|x| !(low..=high).contains(x));
-    match zero_points.and_then(|zero_points| outside(zero_points).map(|index| (index, zero_points[index]))) {
+    match zero_points
+        .and_then(|zero_points| outside(zero_points).map(|index| (index, zero_points[index])))
+    {
         None => Ok(()),
-        Some((index, value)) => Err(Error::BadCode { what: "zero_points", index, value: value.into() }),
+        Some((index, value)) => {
+            Err(Error::BadCode { what: "zero_points", index, value: value.into() })
+        }
     }
 }

@@ -43,8 +43,8 @@ use squish_kernels::{
 
 use crate::{
     band::{
-        DecodeBand, EncodeBand, RUN_BLOCKS, Run, check_finite, check_row_range, check_rows, finite_abs_max,
-        first_non_finite, runs,
+        DecodeBand, EncodeBand, RUN_BLOCKS, Run, check_finite, check_rows, finite_abs_max,
+        first_non_finite, rows_of, runs,
     },
     error::{Error, Result},
     granularity::{NonFinite, n_elements},
@@ -126,7 +126,7 @@ impl MxQuantizer {
     ///
     /// let weight = Array2::from_shape_fn([2, 64], |(row, col)| (row * 64 + col) as f32 / 10.0 - 5.0);
     /// let tensor = MxQuantizer::default().encode(weight.view())?;
-    /// assert_eq!(tensor.scales(), [127, 126, 127, 127]); // 2^0, 2^-1, 2^0, 2^0
+    /// assert_eq!(tensor.scales(), [127, 125, 127, 127]); // 2^0, 2^-2, 2^0, 2^0
     /// assert_eq!(tensor.decode()[[0, 0]], -4.0); // -5 is half way between -4 and -6
     /// assert_eq!(tensor.bits_per_weight(), 4.25);
     /// # Ok::<(), squish_quant::Error>(())
@@ -134,7 +134,12 @@ impl MxQuantizer {
     pub fn encode(self, x: ArrayView2<'_, f32>) -> Result<MxTensor> {
         let shape = x.dim().into();
         let [n_codes, n_scales] = lengths(shape)?;
-        let mut tensor = MxTensor { format: self.format, shape, codes: vec![0; n_codes], scales: vec![0; n_scales] };
+        let mut tensor = MxTensor {
+            format: self.format,
+            shape,
+            codes: vec![0; n_codes],
+            scales: vec![0; n_scales],
+        };
         let x = x.as_standard_layout();
         self.encode_rows(x.view(), &mut tensor.codes, &mut tensor.scales)?;
         Ok(tensor)
@@ -146,7 +151,12 @@ impl MxQuantizer {
     ///
     /// As [`MxQuantizer::encode`], [`Error::Length`], and [`Error::Layout`] if rows of `x` are not contiguous. Then
     /// nothing is written.
-    pub fn encode_into(self, x: ArrayView2<'_, f32>, codes: &mut [u8], scales: &mut [u8]) -> Result<()> {
+    pub fn encode_into(
+        self,
+        x: ArrayView2<'_, f32>,
+        codes: &mut [u8],
+        scales: &mut [u8],
+    ) -> Result<()> {
         check_rows("x", x.dim(), x.strides())?;
         let [n_codes, n_scales] = lengths(x.dim().into())?;
         Error::check_length("codes", n_codes, codes.len())?;
@@ -158,10 +168,17 @@ impl MxQuantizer {
     }
 
     /// Codes and scales of rows whose buffers have been checked. An error leaves them half written.
-    fn encode_rows(self, x: ArrayView2<'_, f32>, codes: &mut [u8], scales: &mut [u8]) -> Result<()> {
+    fn encode_rows(
+        self,
+        x: ArrayView2<'_, f32>,
+        codes: &mut [u8],
+        scales: &mut [u8],
+    ) -> Result<()> {
         let bytes = size_of::<f32>() * x.len() + codes.len() + scales.len();
         let stores = Stores::for_bytes(bytes);
-        for_bands(EncodeBand::new(x, codes, scales, [1, MX_BLOCK]), 1, bytes, &|band| self.encode_band(stores, band))
+        for_bands(EncodeBand::new(x, codes, scales, [1, MX_BLOCK]), 1, bytes, &|band| {
+            self.encode_band(stores, band)
+        })
     }
 
     fn encode_band(self, stores: Stores, band: EncodeBand<'_, u8>) -> Result<()> {
@@ -227,8 +244,18 @@ fn min_mse_scales_into(isa: Isa, x: &[f32], largest: &[f32], scales: &mut [u8]) 
 fn squared_error(isa: Isa, x: &[f32], scale: u8) -> f64 {
     let (mut codes, mut values) = ([0; MX_BLOCK / 2], [0.0; MX_BLOCK]);
     encode_e2m1_blocks_to::<MX_BLOCK>(isa, Stores::Cached, x, &[reciprocal(scale)], &mut codes);
-    decode_e2m1_blocks_to::<MX_BLOCK>(isa, Stores::Cached, &codes, &[E8M0::from_bits(scale).to_f32()], &mut values);
-    let errors = x.iter().zip(values).filter(|(x, _)| x.is_finite()).map(|(x, y)| f64::from(*x) - f64::from(y));
+    decode_e2m1_blocks_to::<MX_BLOCK>(
+        isa,
+        Stores::Cached,
+        &codes,
+        &[E8M0::from_bits(scale).to_f32()],
+        &mut values,
+    );
+    let errors = x
+        .iter()
+        .zip(values)
+        .filter(|(x, _)| x.is_finite())
+        .map(|(x, y)| f64::from(*x) - f64::from(y));
     errors.map(|error| error * error).sum()
 }
 
@@ -284,7 +311,12 @@ impl<C: AsRef<[u8]>, S: AsRef<[u8]>> MxTensor<C, S> {
 
     /// The same matrix, borrowed.
     pub fn view(&self) -> MxView<'_> {
-        MxTensor { format: self.format, shape: self.shape, codes: self.codes(), scales: self.scales() }
+        MxTensor {
+            format: self.format,
+            shape: self.shape,
+            codes: self.codes(),
+            scales: self.scales(),
+        }
     }
 
     /// Bytes of codes and scales.
@@ -311,7 +343,11 @@ impl<C: AsRef<[u8]>, S: AsRef<[u8]>> MxTensor<C, S> {
     /// [`Error::Shape`], and [`Error::Layout`] if rows of `out` are not contiguous. Then nothing is written.
     pub fn decode_into(&self, out: ArrayViewMut2<'_, f32>) -> Result<()> {
         if self.shape != <[usize; 2]>::from(out.dim()) {
-            return Err(Error::Shape { what: "out", expected: self.shape, actual: out.dim().into() });
+            return Err(Error::Shape {
+                what: "out",
+                expected: self.shape,
+                actual: out.dim().into(),
+            });
         }
         check_rows("out", out.dim(), out.strides())?;
         self.view().decode_rows(0, out);
@@ -324,9 +360,7 @@ impl<C: AsRef<[u8]>, S: AsRef<[u8]>> MxTensor<C, S> {
     ///
     /// [`Error::Rows`] if there are not so many rows, [`Error::Length`]. Then nothing is written.
     pub fn decode_rows_into(&self, rows: Range<usize>, out: &mut [f32]) -> Result<()> {
-        let n_rows = check_row_range(&rows, self.shape[0])?;
-        Error::check_length("out", n_rows * self.shape[1], out.len())?;
-        let out = ArrayViewMut2::from_shape([n_rows, self.shape[1]], out).expect("the length was checked");
+        let out = rows_of(&rows, self.shape, out)?;
         self.view().decode_rows(rows.start, out);
         Ok(())
     }
@@ -348,7 +382,8 @@ impl MxView<'_> {
             }
             Ok(())
         };
-        for_bands(DecodeBand { first_row, out }, 1, bytes, &decode).expect("decoding has no errors");
+        for_bands(DecodeBand { first_row, out }, 1, bytes, &decode)
+            .expect("decoding has no errors");
     }
 
     /// The values of whole rows, from `first_row` on, that follow each other in `out`.

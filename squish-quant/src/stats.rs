@@ -42,7 +42,7 @@ pub struct ErrorStats {
 ///
 /// let stats = error_stats(&[1.0, -2.0, 4.0, 0.0], &[1.5, -2.0, 4.0, 0.0])?;
 /// assert_eq!((stats.mse, stats.max_abs, stats.relative), (0.0625, 0.5, 0.5 / 3.0));
-/// assert_eq!(stats.to_string(), "mse 6.250e-2, SNR 19.24 dB, cosine 0.994650, largest error 5.000e-1, relative error 16.6667 %");
+/// assert_eq!(stats.to_string(), "mse 6.250e-2, SNR 19.24 dB, cosine 0.994635, largest error 5.000e-1, relative error 16.6667 %");
 /// # Ok::<(), squish_quant::Error>(())
 /// ```
 pub fn error_stats(reference: &[f32], approximation: &[f32]) -> Result<ErrorStats> {
@@ -70,7 +70,10 @@ impl fmt::Display for ErrorStats {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { mse, snr_db, cosine, max_abs, relative } = self;
         let percent = 100.0 * relative;
-        write!(f, "mse {mse:.3e}, SNR {snr_db:.2} dB, cosine {cosine:.6}, largest error {max_abs:.3e}, relative error {percent:.4} %")
+        write!(
+            f,
+            "mse {mse:.3e}, SNR {snr_db:.2} dB, cosine {cosine:.6}, largest error {max_abs:.3e}, relative error {percent:.4} %"
+        )
     }
 }
 
@@ -106,10 +109,13 @@ impl Sums {
 
     fn stats(self, len: usize) -> ErrorStats {
         let sum = |lanes: [f64; LANES]| lanes.iter().sum::<f64>();
-        let (error, reference, approximation) = (sum(self.error), sum(self.reference), sum(self.approximation));
+        let (error, reference, approximation) =
+            (sum(self.error), sum(self.reference), sum(self.approximation));
         let cosine = match (reference == 0.0, approximation == 0.0) {
             (true, true) => 1.0,
-            (false, false) => (sum(self.product) / (reference.sqrt() * approximation.sqrt())).clamp(-1.0, 1.0),
+            (false, false) => {
+                (sum(self.product) / (reference.sqrt() * approximation.sqrt())).clamp(-1.0, 1.0)
+            }
             _ => 0.0,
         };
         ErrorStats {

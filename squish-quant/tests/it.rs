@@ -1,5 +1,7 @@
 //! Public behavior of the crate, module per module.
 
+#[path = "it/bytes.rs"]
+mod bytes;
 #[path = "it/compressed_tensors.rs"]
 mod compressed_tensors;
 #[path = "it/fp8.rs"]

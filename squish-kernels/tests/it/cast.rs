@@ -4,7 +4,10 @@ use proptest::prelude::*;
 use squish_bench::golden::Golden;
 use squish_kernels::{
     Isa,
-    cast::{decode_bf16_with, decode_blocks_with, encode_bf16_with, encode_blocks_with, narrow_with, widen_with},
+    cast::{
+        decode_bf16_with, decode_blocks_with, encode_bf16_with, encode_blocks_with, narrow_with,
+        widen_with,
+    },
     element::{E2M1, E2M3, E3M2, E4M3, E5M2, E8M0, Element, Overflow},
     nibble::{decode_e2m1_blocks_with, encode_e2m1_blocks_with},
 };
@@ -33,7 +36,10 @@ fn decodes<E: Element>(golden: &Golden) {
         let mut got_bf16 = vec![half::bf16::ZERO; want.len()];
         decode_bf16_with(isa, &codes, &mut got_bf16);
         for ((code, want), (got, bf16)) in codes.iter().zip(&want).zip(got.iter().zip(got_bf16)) {
-            assert!(got.to_bits() == want.to_bits() || got.is_nan() && want.is_nan(), "{isa:?} {code:?}: {got}, not {want}");
+            assert!(
+                got.to_bits() == want.to_bits() || got.is_nan() && want.is_nan(),
+                "{isa:?} {code:?}: {got}, not {want}"
+            );
             assert!(bf16.to_f32().to_bits() == got.to_bits(), "{isa:?} {code:?}: {bf16} as bf16");
         }
     }
@@ -45,12 +51,20 @@ fn every_code_decodes_as_in_ml_dtypes_and_torch() {
     let want = golden().f32("decode.e8m0");
     for (code, want) in want.iter().enumerate() {
         let got = E8M0::from_bits(code as u8).to_f32();
-        assert!(got.to_bits() == want.to_bits() || got.is_nan() && want.is_nan(), "{code:#04x}: {got:e}, not {want:e}");
+        assert!(
+            got.to_bits() == want.to_bits() || got.is_nan() && want.is_nan(),
+            "{code:#04x}: {got:e}, not {want:e}"
+        );
     }
 }
 
 /// Tensor of codes for `overflow`; formats without NaN and infinity have one for both.
-fn codes_of<E: Element>(golden: &Golden, prefix: &str, suffix: &str, overflow: Overflow) -> Vec<u8> {
+fn codes_of<E: Element>(
+    golden: &Golden,
+    prefix: &str,
+    suffix: &str,
+    overflow: Overflow,
+) -> Vec<u8> {
     let mode = if overflow == Overflow::Saturate { "saturate" } else { "ieee" };
     let by_mode = format!("{prefix}.{}{suffix}.{mode}", E::NAME);
     let name = if E::BITS == 8 { by_mode } else { format!("{prefix}.{}{suffix}", E::NAME) };
@@ -59,7 +73,8 @@ fn codes_of<E: Element>(golden: &Golden, prefix: &str, suffix: &str, overflow: O
 
 fn same_code<E: Element>(got: E, want: u8) -> bool {
     // NaN has several codes in E5M2, and tools choose different ones.
-    got.to_bits() == want || got.is_nan() && E::from_bits(want).is_nan() && (got.to_bits() ^ want) & 0x80 == 0
+    got.to_bits() == want
+        || got.is_nan() && E::from_bits(want).is_nan() && (got.to_bits() ^ want) & 0x80 == 0
 }
 
 fn encodes_bf16<E: Element>(golden: &Golden) {
@@ -73,7 +88,10 @@ fn encodes_bf16<E: Element>(golden: &Golden) {
             let mut from_f32 = from_bf16.clone();
             encode_blocks_with(isa, &f32s, f32s.len(), &[1.0], &mut from_f32, overflow);
             for ((x, want), (a, b)) in f32s.iter().zip(&want).zip(from_bf16.iter().zip(&from_f32)) {
-                assert!(same_code(*a, *want), "{isa:?} {overflow:?}: bf16 {x:e} is {a:?}, not {want:#04x}");
+                assert!(
+                    same_code(*a, *want),
+                    "{isa:?} {overflow:?}: bf16 {x:e} is {a:?}, not {want:#04x}"
+                );
                 assert_eq!(a, b, "{isa:?} {overflow:?}: {x:e}");
             }
         }
@@ -93,7 +111,10 @@ fn encodes_boundaries<E: Element>(golden: &Golden) {
             let mut got = vec![E::from_bits(0); want.len()];
             encode_blocks_with(isa, &x, x.len(), &[1.0], &mut got, overflow);
             for ((x, want), got) in x.iter().zip(&want).zip(got) {
-                assert!(same_code(got, *want), "{isa:?} {overflow:?}: {x:e} is {got:?}, not {want:#04x}");
+                assert!(
+                    same_code(got, *want),
+                    "{isa:?} {overflow:?}: {x:e} is {got:?}, not {want:#04x}"
+                );
             }
         }
     }
@@ -111,7 +132,8 @@ fn e8m0_encodes_as_torch_but_for_signs_and_the_lowest_binade() {
         let x = half::bf16::from_bits(bits as u16).to_f32();
         let got = E8M0::from_f32(x, Overflow::Ieee).to_bits();
         // PyTorch drops the sign, and rounds all of (2^-127, 2^-126) up, where the middle is 1.5 · 2^-127.
-        if x.is_sign_negative() || (1e-38..1.2e-38).contains(&x) || x > 0.0 && x < f32::MIN_POSITIVE {
+        if x.is_sign_negative() || (1e-38..1.2e-38).contains(&x) || x > 0.0 && x < f32::MIN_POSITIVE
+        {
             continue;
         }
         assert_eq!(got, want, "{x:e}");
@@ -127,14 +149,20 @@ fn halves_convert_as_in_torch() {
         narrow_with(isa, &x, &mut got);
         for ((x, want), got) in x.iter().zip(want).zip(got) {
             let want = half::f16::from_bits(want);
-            assert!(got.to_bits() == want.to_bits() || got.is_nan() && want.is_nan(), "{isa:?}: {x:e} is {got:?}, not {want:?}");
+            assert!(
+                got.to_bits() == want.to_bits() || got.is_nan() && want.is_nan(),
+                "{isa:?}: {x:e} is {got:?}, not {want:?}"
+            );
         }
         let (x, want) = (golden.f32("bf16.from_f32.x"), golden.u16("bf16.from_f32.bits"));
         let mut got = vec![half::bf16::ZERO; x.len()];
         narrow_with(isa, &x, &mut got);
         for ((x, want), got) in x.iter().zip(want).zip(got) {
             let want = half::bf16::from_bits(want);
-            assert!(got.to_bits() == want.to_bits() || got.is_nan() && want.is_nan(), "{isa:?}: {x:e} is {got:?}, not {want:?}");
+            assert!(
+                got.to_bits() == want.to_bits() || got.is_nan() && want.is_nan(),
+                "{isa:?}: {x:e} is {got:?}, not {want:?}"
+            );
         }
     }
 }
@@ -147,11 +175,17 @@ fn all_65536_halves_widen_to_the_values_of_the_half_crate() {
     for isa in Isa::available() {
         widen_with(isa, &f16s, &mut got);
         for (x, got) in f16s.iter().zip(&got) {
-            assert!(got.to_bits() == x.to_f32().to_bits() || got.is_nan() && x.is_nan(), "{isa:?}: {x:?} is {got}");
+            assert!(
+                got.to_bits() == x.to_f32().to_bits() || got.is_nan() && x.is_nan(),
+                "{isa:?}: {x:?} is {got}"
+            );
         }
         widen_with(isa, &bf16s, &mut got);
         for (x, got) in bf16s.iter().zip(&got) {
-            assert!(got.to_bits() == x.to_f32().to_bits() || got.is_nan() && x.is_nan(), "{isa:?}: {x:?} is {got}");
+            assert!(
+                got.to_bits() == x.to_f32().to_bits() || got.is_nan() && x.is_nan(),
+                "{isa:?}: {x:?} is {got}"
+            );
         }
     }
 }
@@ -221,7 +255,14 @@ fn results_too_large_for_the_caches_are_the_same() {
     let x: Vec<f32> = (0..n).map(|i| (i as f32 * 0.37).sin() * 500.0).collect();
     let isa = Isa::detect();
     let mut codes = vec![E4M3::from_bits(0); n + 1];
-    encode_blocks_with(isa, &x, 4099, &vec![1.25; n / 4099 + 1], &mut codes[1..], Overflow::Saturate);
+    encode_blocks_with(
+        isa,
+        &x,
+        4099,
+        &vec![1.25; n / 4099 + 1],
+        &mut codes[1..],
+        Overflow::Saturate,
+    );
     let mut values = vec![0.0; n + 3];
     decode_blocks_with(isa, &codes[1..], 4099, &vec![0.8; n / 4099 + 1], &mut values[3..]);
     for ((x, code), value) in x.iter().zip(&codes[1..]).zip(&values[3..]) {

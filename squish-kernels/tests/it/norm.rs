@@ -116,7 +116,8 @@ fn golden_rms<T: Stored>() {
                 let [y, fused, h] = rms_forms(isa, &x, &r, &w, eps, variant);
                 let what = format!("{isa:?} {set} {} {name}", T::NAME);
                 assert_eq!(bits(&h), bits(&tensor("h")), "{what}");
-                let (want, want_fused) = (tensor(&format!("{name}.y")), tensor(&format!("{name}.fused")));
+                let (want, want_fused) =
+                    (tensor(&format!("{name}.y")), tensor(&format!("{name}.fused")));
                 if T::NAME == "f32" {
                     assert_close(&y, &wide(&want), &what);
                     assert_close(&fused, &wide(&want_fused), &what);
@@ -144,7 +145,8 @@ fn rms_norms_of_f32_rows_are_those_of_transformers_on_every_isa() {
 fn the_variants_round_where_the_published_example_says() {
     let sequence = |a: usize, b: usize| (0..8).map(move |i| ((a * i + b) % 64) as f32 / 32.0 - 1.0);
     let w: Vec<bf16> = sequence(13, 5).map(bf16::from_f32).collect();
-    let h: Vec<bf16> = sequence(37, 11).zip(sequence(29, 7)).map(|(x, r)| bf16::from_f32(x + r)).collect();
+    let h: Vec<bf16> =
+        sequence(37, 11).zip(sequence(29, 7)).map(|(x, r)| bf16::from_f32(x + r)).collect();
     let llama = [1.171875, -0.265625, 0.039794921875, 0.2734375, 0.61328125, 0.8828125, -0.3671875];
     let gpt_oss = [(1, -0.263671875), (3, 0.271484375), (6, -0.369140625)];
     for isa in Isa::available() {
@@ -175,14 +177,17 @@ fn layer_norms_of_the_golden_rows_are_torch_s_f64_results() {
 
 fn every_width<T: Stored>() {
     for width in edge_lengths().filter(|&width| width > 0) {
-        let (x, r, w) = (stored::<T>(3 * width, 1), stored::<T>(3 * width, 2), stored::<T>(width, 3));
+        let (x, r, w) =
+            (stored::<T>(3 * width, 1), stored::<T>(3 * width, 2), stored::<T>(width, 3));
         let b = stored::<T>(width, 4);
         for isa in Isa::available() {
             let what = format!("{isa:?} {} {width}", T::NAME);
             for (_, variant, eps) in VARIANTS {
                 let [y, fused, h] = rms_forms(isa, &x, &r, &w, eps, variant);
                 let norm = |rows: &[T]| -> Vec<f64> {
-                    rows.chunks(width).flat_map(|row| wide(&rms_norm_scalar(row, &w, eps, variant))).collect()
+                    rows.chunks(width)
+                        .flat_map(|row| wide(&rms_norm_scalar(row, &w, eps, variant)))
+                        .collect()
                 };
                 assert_close(&y, &norm(&x), &what);
                 assert_close(&fused, &norm(&h), &what);
@@ -214,7 +219,11 @@ fn every_isa_agrees_with_the_definition_at_every_block_edge() {
     every_width::<f16>();
 }
 
-fn rows_stand_alone<T: Stored>(width: usize, n_rows: usize, seed: u64) -> Result<(), TestCaseError> {
+fn rows_stand_alone<T: Stored>(
+    width: usize,
+    n_rows: usize,
+    seed: u64,
+) -> Result<(), TestCaseError> {
     let (x, r) = (stored::<T>(n_rows * width, seed), stored::<T>(n_rows * width, !seed));
     let w = stored::<T>(width, 7);
     for isa in Isa::available() {
@@ -223,7 +232,13 @@ fn rows_stand_alone<T: Stored>(width: usize, n_rows: usize, seed: u64) -> Result
             for (i, (x, r)) in x.chunks(width).zip(r.chunks(width)).enumerate() {
                 let alone = rms_forms(isa, x, r, &w, eps, variant);
                 for (together, alone) in together.iter().zip(&alone) {
-                    prop_assert_eq!(bits(&together[i * width..(i + 1) * width]), bits(alone), "{:?} row {}", isa, i);
+                    prop_assert_eq!(
+                        bits(&together[i * width..(i + 1) * width]),
+                        bits(alone),
+                        "{:?} row {}",
+                        isa,
+                        i
+                    );
                 }
             }
         }

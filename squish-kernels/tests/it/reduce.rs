@@ -49,7 +49,9 @@ fn empty_masked_and_undefined_slices_follow_the_table() {
         x[len - 1] = f32::NEG_INFINITY;
         assert_extremes(&x);
     }
-    assert!(Isa::available().all(|isa| argmax_with(isa, &[]).is_none() && sum_with(isa, &[]) == 0.0));
+    assert!(
+        Isa::available().all(|isa| argmax_with(isa, &[]).is_none() && sum_with(isa, &[]) == 0.0)
+    );
 }
 
 #[test]
@@ -84,7 +86,7 @@ proptest! {
         let mut x = numbers(len, seed);
         if coarse {
             // Few values, and so many ties.
-            x.iter_mut().for_each(|x| *x = x.round());
+            x = x.into_iter().map(f32::round).collect();
         }
         assert_extremes(&x);
         let exact: f64 = x.iter().map(|&x| f64::from(x)).sum();

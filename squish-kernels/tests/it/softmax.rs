@@ -1,11 +1,12 @@
 use proptest::prelude::*;
 use squish_bench::golden::Golden;
 use squish_kernels::{
-    Isa, log_softmax_into, softmax_into,
+    Isa, log_softmax_into,
     softmax::{
         log_softmax_in_place_with, log_softmax_into_with, log_sum_exp_scalar, log_sum_exp_with,
         softmax_in_place_with, softmax_into_with, softmax_scalar,
     },
+    softmax_into,
 };
 
 use crate::common::{edge_lengths, length, numbers};
@@ -25,15 +26,18 @@ fn assert_row(x: &[f32], softmax: &[f64], log_sum_exp: f64) {
                 continue;
             }
             let distance = most - f64::from(x);
-            let bound = (8.0 + distance) * PLACE * softmax[i] + 2.0_f64.powi(-126);
+            let bound = (16.0 + distance) * PLACE * softmax[i] + 2.0_f64.powi(-126);
             let error = (f64::from(y[i]) - softmax[i]).abs();
             assert!(error <= bound, "{isa:?}: softmax {} of {x}, not {}", y[i], softmax[i]);
             let error = (f64::from(z[i]) - (f64::from(x) - log_sum_exp)).abs();
-            assert!(error <= 2.0 * PLACE * distance.max(2.0), "{isa:?}: log {} of {x}", z[i]);
+            assert!(error <= (16.0 + distance) * PLACE, "{isa:?}: log {} of {x}", z[i]);
         }
         let got = f64::from(log_sum_exp_with(isa, x));
         let bound = 4.0 * PLACE + PLACE / 2.0 * log_sum_exp.abs();
-        assert!(got == log_sum_exp || (got - log_sum_exp).abs() <= bound, "{isa:?}: {got} {log_sum_exp}");
+        assert!(
+            got == log_sum_exp || (got - log_sum_exp).abs() <= bound,
+            "{isa:?}: {got} {log_sum_exp}"
+        );
 
         let mut place = x.to_vec();
         softmax_in_place_with(isa, &mut place);
@@ -91,7 +95,10 @@ fn log_sum_exp_follows_a_maximum_that_rises_or_falls_by_any_amount() {
                 for isa in Isa::available() {
                     let got = f64::from(log_sum_exp_with(isa, &x));
                     let bound = 4.0 * PLACE + PLACE / 2.0 * want.abs();
-                    assert!((got - want).abs() <= bound, "{isa:?} {step} {sign} {block}: {got} {want}");
+                    assert!(
+                        (got - want).abs() <= bound,
+                        "{isa:?} {step} {sign} {block}: {got} {want}"
+                    );
                 }
             }
         }
@@ -145,7 +152,9 @@ fn masked_undefined_and_infinite_rows_follow_the_table() {
             assert_eq!(log_sum_exp_with(isa, &masked), f32::NEG_INFINITY, "{isa:?} {len}");
             for at in [0, len / 2, len - 1] {
                 // A payload in the low bits, where an exponent might be taken for it, and both signs.
-                for nan in [f32::NAN, -f32::NAN, f32::from_bits(0x7fc0_0155), f32::from_bits(0xffc0_0155)] {
+                for nan in
+                    [f32::NAN, -f32::NAN, f32::from_bits(0x7fc0_0155), f32::from_bits(0xffc0_0155)]
+                {
                     for mut x in [numbers(len, 11), masked.clone(), vec![f32::INFINITY; len]] {
                         x[at] = nan;
                         assert!(all_nan(softmax(&x)), "{isa:?} {len} {at}");
@@ -170,7 +179,10 @@ fn a_softmax_sums_to_one() {
             let mut x = numbers(len, 13);
             softmax_in_place_with(isa, &mut x);
             let sum: f64 = x.iter().map(|&x| f64::from(x)).sum();
-            assert!((sum - 1.0).abs() < 1e-5 && x.iter().all(|&x| x >= 0.0), "{isa:?} {len}: {sum}");
+            assert!(
+                (sum - 1.0).abs() < 1e-5 && x.iter().all(|&x| x >= 0.0),
+                "{isa:?} {len}: {sum}"
+            );
         }
     }
 }

@@ -33,7 +33,15 @@ impl Codec {
         let [_, block] = quantizer.granularity.block(x.dim().into())?;
         let bytes = size_of::<f32>() * x.len() + quantizer.format.n_bytes(x.len());
         let limits = quantizer.format.limits(quantizer.range);
-        Ok(Self { isa: Isa::detect(), stores: Stores::for_bytes(bytes), quantizer, limits, block, cols: x.ncols(), bytes })
+        Ok(Self {
+            isa: Isa::detect(),
+            stores: Stores::for_bytes(bytes),
+            quantizer,
+            limits,
+            block,
+            cols: x.ncols(),
+            bytes,
+        })
     }
 
     /// Codes, scales and zero points of rows. An error leaves them half written.
@@ -48,29 +56,51 @@ impl Codec {
             self.tensor_scale(x, scales, zero_points.as_deref_mut())?;
             return self.cast_rows(x, scales, zero_points.as_deref(), codes);
         }
-        for_bands(IntBand { first_row: 0, x, codes, scales, zero_points }, 1, self.bytes, &|band| self.encode_band(band))
-    }
-
-    /// Codes of rows, with scales that are there.
-    pub(super) fn cast_rows(self, x: ArrayView2<'_, f32>, scales: &[f32], zero_points: Option<&[i8]>, codes: &mut [u8]) -> Result<()> {
-        let n_blocks = self.cols.div_ceil(self.block);
-        for_bands(CastBand { first_row: 0, x, codes }, 1, self.bytes, &|CastBand { first_row, x, codes }| {
-            for run in runs(&x, self.block) {
-                let codes = &mut codes[self.quantizer.format.n_bytes(run.element)..];
-                if self.quantizer.granularity == Granularity::Tensor {
-                    self.cast(run.x, Blocks { block: run.x.len(), scales, zero_points }, codes);
-                } else {
-                    let first = first_row * n_blocks + run.block;
-                    let zero_points = zero_points.map(|zero_points| &zero_points[first..]);
-                    self.cast(run.x, Blocks { block: self.block, scales: &scales[first..], zero_points }, codes);
-                }
-            }
-            Ok(())
+        for_bands(IntBand { first_row: 0, x, codes, scales, zero_points }, 1, self.bytes, &|band| {
+            self.encode_band(band)
         })
     }
 
+    /// Codes of rows, with scales that are there.
+    pub(super) fn cast_rows(
+        self,
+        x: ArrayView2<'_, f32>,
+        scales: &[f32],
+        zero_points: Option<&[i8]>,
+        codes: &mut [u8],
+    ) -> Result<()> {
+        let n_blocks = self.cols.div_ceil(self.block);
+        for_bands(
+            CastBand { first_row: 0, x, codes },
+            1,
+            self.bytes,
+            &|CastBand { first_row, x, codes }| {
+                for run in runs(&x, self.block) {
+                    let codes = &mut codes[self.quantizer.format.n_bytes(run.element)..];
+                    if self.quantizer.granularity == Granularity::Tensor {
+                        self.cast(run.x, Blocks { block: run.x.len(), scales, zero_points }, codes);
+                    } else {
+                        let first = first_row * n_blocks + run.block;
+                        let zero_points = zero_points.map(|zero_points| &zero_points[first..]);
+                        self.cast(
+                            run.x,
+                            Blocks { block: self.block, scales: &scales[first..], zero_points },
+                            codes,
+                        );
+                    }
+                }
+                Ok(())
+            },
+        )
+    }
+
     /// The one scale, and zero point, of all elements; none if there are none.
-    fn tensor_scale(self, x: ArrayView2<'_, f32>, scales: &mut [f32], zero_points: Option<&mut [i8]>) -> Result<()> {
+    fn tensor_scale(
+        self,
+        x: ArrayView2<'_, f32>,
+        scales: &mut [f32],
+        zero_points: Option<&mut [i8]>,
+    ) -> Result<()> {
         let (mut least, mut greatest) = (0.0f32, 0.0f32);
         for run in runs(&x, self.block) {
             let (mut min, mut max) = ([0.0], [0.0]);
@@ -80,7 +110,9 @@ impl Codec {
         if let [scale] = scales {
             let (value, zero_point) = self.scale_of(least, greatest);
             *scale = value;
-            zero_points.into_iter().for_each(|zero_points| zero_points.fill(zero_point));
+            if let Some(zero_points) = zero_points {
+                zero_points.fill(zero_point);
+            }
         }
         Ok(())
     }
@@ -92,26 +124,41 @@ impl Codec {
         for run in runs(&x, self.block) {
             let n_blocks = run.x.len().div_ceil(self.block);
             let scales = &mut scales[run.block..][..n_blocks];
-            let mut zero_points = zero_points.as_deref_mut().map(|zero_points| &mut zero_points[run.block..][..n_blocks]);
+            let mut zero_points = zero_points
+                .as_deref_mut()
+                .map(|zero_points| &mut zero_points[run.block..][..n_blocks]);
             let mins = &mut mins[..n_blocks];
             self.extremes(first_row * self.cols + run.element, run.x, self.block, mins, scales)?;
             match &mut zero_points {
                 None => scales.iter_mut().for_each(|scale| *scale = self.scale_of(0.0, *scale).0),
                 Some(zero_points) => {
-                    for ((scale, zero_point), min) in scales.iter_mut().zip(zero_points.iter_mut()).zip(mins) {
+                    for ((scale, zero_point), min) in
+                        scales.iter_mut().zip(zero_points.iter_mut()).zip(mins)
+                    {
                         (*scale, *zero_point) = self.scale_of(*min, *scale);
                     }
                 }
             }
             let codes = &mut codes[self.quantizer.format.n_bytes(run.element)..];
-            self.cast(run.x, Blocks { block: self.block, scales, zero_points: zero_points.as_deref() }, codes);
+            self.cast(
+                run.x,
+                Blocks { block: self.block, scales, zero_points: zero_points.as_deref() },
+                codes,
+            );
         }
         Ok(())
     }
 
     /// Least and greatest finite element of each block, or an error if that is asked for. Symmetric quantizers need
     /// only the largest magnitude, in `maxs`, and `mins` is left as it is.
-    fn extremes(self, first_element: usize, x: &[f32], block: usize, mins: &mut [f32], maxs: &mut [f32]) -> Result<()> {
+    fn extremes(
+        self,
+        first_element: usize,
+        x: &[f32],
+        block: usize,
+        mins: &mut [f32],
+        maxs: &mut [f32],
+    ) -> Result<()> {
         let symmetric = self.quantizer.symmetry == Symmetry::Symmetric;
         if symmetric {
             abs_max_blocks_into(x, block, maxs);
@@ -125,8 +172,12 @@ impl Codec {
             return Err(first_non_finite(first_element, x));
         }
         for (x, (min, max)) in x.chunks(block).zip(mins.iter_mut().zip(maxs)) {
-            let finite = x.iter().copied().filter(|x| x.is_finite()).map(|x| if symmetric { x.abs() } else { x });
-            (*min, *max) = finite.fold((0.0, 0.0), |(min, max), x| (min.min(x), max.max(x)));
+            let finite = x
+                .iter()
+                .copied()
+                .filter(|x| x.is_finite())
+                .map(|x| if symmetric { x.abs() } else { x });
+            (*min, *max) = finite.fold((0.0f32, 0.0f32), |(min, max), x| (min.min(x), max.max(x)));
         }
         Ok(())
     }
@@ -143,7 +194,11 @@ impl Codec {
         }
         let span = max - min;
         // Halves, where the span of two floats is none.
-        let scale = if span.is_finite() { span / (high - low) } else { (max / 2.0 - min / 2.0) / ((high - low) / 2.0) };
+        let scale = if span.is_finite() {
+            span / (high - low)
+        } else {
+            (max / 2.0 - min / 2.0) / ((high - low) / 2.0)
+        };
         let scale = scale.max(f32::MIN_POSITIVE);
         (scale, (low - min / scale).clamp(low, high).round_ties_even() as i8)
     }
@@ -153,9 +208,18 @@ impl Codec {
         let codes = &mut codes[..self.quantizer.format.n_bytes(x.len())];
         match self.quantizer.format {
             IntFormat::Int8 => {
-                encode_i8_blocks_to(self.isa, self.stores, x, blocks, self.limits, bytemuck::cast_slice_mut(codes));
+                encode_i8_blocks_to(
+                    self.isa,
+                    self.stores,
+                    x,
+                    blocks,
+                    self.limits,
+                    bytemuck::cast_slice_mut(codes),
+                );
             }
-            IntFormat::Int4 => encode_i4_blocks_to(self.isa, self.stores, x, blocks, self.limits, codes),
+            IntFormat::Int4 => {
+                encode_i4_blocks_to(self.isa, self.stores, x, blocks, self.limits, codes);
+            }
         }
     }
 }
@@ -179,11 +243,18 @@ impl Rows for IntBand<'_> {
         let n_scales = scales.len() / x.nrows() * n;
         let (codes, codes_rest) = codes.split_at_mut(codes.len() / x.nrows() * n);
         let (scales, scales_rest) = scales.split_at_mut(n_scales);
-        let (zero_points, zero_points_rest) = zero_points.map(|zero_points| zero_points.split_at_mut(n_scales)).unzip();
+        let (zero_points, zero_points_rest) =
+            zero_points.map(|zero_points| zero_points.split_at_mut(n_scales)).unzip();
         let (x, x_rest) = x.split_at(Axis(0), n);
         (
             Self { first_row, x, codes, scales, zero_points },
-            Self { first_row: first_row + n, x: x_rest, codes: codes_rest, scales: scales_rest, zero_points: zero_points_rest },
+            Self {
+                first_row: first_row + n,
+                x: x_rest,
+                codes: codes_rest,
+                scales: scales_rest,
+                zero_points: zero_points_rest,
+            },
         )
     }
 }

@@ -4,7 +4,9 @@ use half::bf16;
 use ndarray::{Array2, ArrayView2, s};
 use proptest::prelude::*;
 use squish_bench::{alloc::count_allocations, golden::Golden};
-use squish_quant::{Error, Fp8Format, Fp8Quantizer, Fp8Tensor, Fp8View, Granularity, NonFinite, ScaleBytes};
+use squish_quant::{
+    Error, Fp8Format, Fp8Quantizer, Fp8Tensor, Fp8View, Granularity, NonFinite, ScaleBytes,
+};
 
 fn golden() -> Golden {
     Golden::load(env!("CARGO_MANIFEST_DIR"), "fp8")
@@ -54,7 +56,9 @@ fn scales_and_codes_are_those_of_the_definition() {
 #[test]
 fn decoding_is_code_times_scale() {
     let golden = golden();
-    let tensor = quantizer(Fp8Format::E4M3, Granularity::Block1d(128)).encode(matrix(&golden, "x").view()).expect("finite");
+    let tensor = quantizer(Fp8Format::E4M3, Granularity::Block1d(128))
+        .encode(matrix(&golden, "x").view())
+        .expect("finite");
     assert_eq!(tensor.decode(), matrix(&golden, "e4m3.block1d.decoded"));
 }
 
@@ -62,22 +66,33 @@ fn decoding_is_code_times_scale() {
 fn deepseek_blocks_decode_as_in_transformers() {
     let golden = golden();
     let (codes, scales) = (golden.u8("deepseek.codes"), golden.f32("deepseek.weight_scale_inv"));
-    let view = Fp8View::new(Fp8Format::E4M3, BLOCK_2D, [132, 260], &codes, &scales).expect("ragged blocks are allowed");
+    let view = Fp8View::new(Fp8Format::E4M3, BLOCK_2D, [132, 260], &codes, &scales)
+        .expect("ragged blocks are allowed");
     let want = matrix(&golden, "deepseek.decoded");
     assert_eq!(view.decode(), want);
     for rows in [0..132, 5..7, 127..129, 131..132, 4..4] {
         let mut out = vec![0.0; rows.len() * 260];
         view.decode_rows_into(rows.clone(), &mut out).expect("rows of the matrix");
-        assert_eq!(ArrayView2::from_shape((rows.len(), 260), &out).expect("as many"), want.slice(s![rows, ..]));
+        assert_eq!(
+            ArrayView2::from_shape((rows.len(), 260), &out).expect("as many"),
+            want.slice(s![rows, ..])
+        );
     }
 }
 
 #[test]
 fn compressed_tensors_channels_decode_as_there() {
     let golden = golden();
-    let scales: Vec<u8> = golden.u16("ct.weight_scale").iter().flat_map(|x| x.to_le_bytes()).collect();
+    let scales: Vec<u8> =
+        golden.u16("ct.weight_scale").iter().flat_map(|x| x.to_le_bytes()).collect();
     let codes = golden.u8("ct.weight");
-    let tensor = Fp8Tensor::from_bytes(Fp8Format::E4M3, Granularity::Channel, [24, 96], codes, ScaleBytes::Bf16(&scales));
+    let tensor = Fp8Tensor::from_bytes(
+        Fp8Format::E4M3,
+        Granularity::Channel,
+        [24, 96],
+        codes,
+        ScaleBytes::Bf16(&scales),
+    );
     let decoded = tensor.expect("a valid tensor").decode();
     assert_eq!(decoded, matrix(&golden, "ct.decoded.f32"));
     let rounded: Vec<u16> = decoded.iter().map(|&x| bf16::from_f32(x).to_bits()).collect();
@@ -87,7 +102,8 @@ fn compressed_tensors_channels_decode_as_there() {
 #[test]
 fn scales_of_every_float_type_are_read() {
     let scale = |bytes: ScaleBytes<'_>| {
-        let tensor = Fp8Tensor::from_bytes(Fp8Format::E4M3, Granularity::Tensor, [1, 1], vec![0x38], bytes);
+        let tensor =
+            Fp8Tensor::from_bytes(Fp8Format::E4M3, Granularity::Tensor, [1, 1], vec![0x38], bytes);
         tensor.expect("one scale").decode()[[0, 0]]
     };
     assert_eq!(scale(ScaleBytes::F32(&1.5f32.to_le_bytes())), 1.5);
@@ -99,7 +115,8 @@ fn scales_of_every_float_type_are_read() {
 #[test]
 fn buffers_and_scales_that_do_not_fit_are_refused_with_the_numbers() {
     let new = |granularity, shape, n_codes, scales: &[f32]| {
-        Fp8Tensor::new(Fp8Format::E4M3, granularity, shape, vec![0; n_codes], scales.to_vec()).map(|_| ())
+        Fp8Tensor::new(Fp8Format::E4M3, granularity, shape, vec![0; n_codes], scales.to_vec())
+            .map(|_| ())
     };
     let length = |what, expected, actual| Err(Error::Length { what, expected, actual });
     assert_eq!(new(Granularity::Channel, [2, 3], 6, &[1.0; 2]), Ok(()));
@@ -107,24 +124,48 @@ fn buffers_and_scales_that_do_not_fit_are_refused_with_the_numbers() {
     assert_eq!(new(Granularity::Channel, [2, 3], 7, &[1.0; 2]), length("codes", 6, 7));
     assert_eq!(new(Granularity::Channel, [2, 3], 6, &[1.0; 3]), length("scales", 2, 3));
     assert_eq!(new(BLOCK_2D, [129, 3], 387, &[1.0]), length("scales", 2, 1));
-    assert_eq!(new(Granularity::Block1d(0), [2, 3], 6, &[]), Err(Error::ZeroBlock { what: "columns of a block" }));
+    assert_eq!(
+        new(Granularity::Block1d(0), [2, 3], 6, &[]),
+        Err(Error::ZeroBlock { what: "columns of a block" })
+    );
     let no_rows = Granularity::Block2d { rows: 0, cols: 1 };
     assert_eq!(new(no_rows, [2, 3], 6, &[]), Err(Error::ZeroBlock { what: "rows of a block" }));
-    assert_eq!(new(Granularity::Channel, [usize::MAX, 2], 0, &[]), Err(Error::TooLarge { shape: [usize::MAX, 2] }));
+    assert_eq!(
+        new(Granularity::Channel, [usize::MAX, 2], 0, &[]),
+        Err(Error::TooLarge { shape: [usize::MAX, 2] })
+    );
     for bad in [f32::INFINITY, -1.0] {
-        assert_eq!(new(Granularity::Channel, [2, 1], 2, &[1.0, bad]), Err(Error::BadScale { index: 1, value: bad }));
+        assert_eq!(
+            new(Granularity::Channel, [2, 1], 2, &[1.0, bad]),
+            Err(Error::BadScale { index: 1, value: bad })
+        );
     }
-    assert!(matches!(new(Granularity::Tensor, [1, 1], 1, &[f32::NAN]), Err(Error::BadScale { index: 0, .. })));
+    assert!(matches!(
+        new(Granularity::Tensor, [1, 1], 1, &[f32::NAN]),
+        Err(Error::BadScale { index: 0, .. })
+    ));
 
     let tensor = Fp8Quantizer::default().encode(Array2::ones([4, 3]).view()).expect("finite");
     let mut out = Array2::from_elem([3, 4], 7.0);
-    assert_eq!(tensor.decode_into(out.view_mut()), Err(Error::Shape { what: "out", expected: [4, 3], actual: [3, 4] }));
-    assert_eq!(tensor.decode_into(out.view_mut().reversed_axes()), Err(Error::Layout { what: "out", stride: 4 }));
+    assert_eq!(
+        tensor.decode_into(out.view_mut()),
+        Err(Error::Shape { what: "out", expected: [4, 3], actual: [3, 4] })
+    );
+    assert_eq!(
+        tensor.decode_into(out.view_mut().reversed_axes()),
+        Err(Error::Layout { what: "out", stride: 4 })
+    );
     let mut flat = [7.0; 6];
     #[expect(clippy::reversed_empty_ranges, reason = "what is refused")]
     let reversed = 3..2;
-    assert_eq!(tensor.decode_rows_into(reversed, &mut flat), Err(Error::Rows { start: 3, end: 2, n_rows: 4 }));
-    assert_eq!(tensor.decode_rows_into(3..5, &mut flat), Err(Error::Rows { start: 3, end: 5, n_rows: 4 }));
+    assert_eq!(
+        tensor.decode_rows_into(reversed, &mut flat),
+        Err(Error::Rows { start: 3, end: 2, n_rows: 4 })
+    );
+    assert_eq!(
+        tensor.decode_rows_into(3..5, &mut flat),
+        Err(Error::Rows { start: 3, end: 5, n_rows: 4 })
+    );
     assert_eq!(tensor.decode_rows_into(3..4, &mut flat), length("out", 3, 6));
     assert!(out.iter().chain(&flat).all(|&x| x == 7.0), "nothing was written");
 }
@@ -134,34 +175,60 @@ fn non_finite_inputs_are_refused_poisoned_or_saturated() {
     let mut x = Array2::from_shape_fn([3, 200], |(r, c)| (r * 200 + c) as f32 / 100.0 - 3.0);
     let clean = x.clone();
     (x[[1, 7]], x[[1, 150]], x[[2, 3]]) = (f32::NEG_INFINITY, f32::NAN, f32::INFINITY);
-    for granularity in [Granularity::Tensor, Granularity::Channel, Granularity::Block1d(64), BLOCK_2D] {
+    for granularity in
+        [Granularity::Tensor, Granularity::Channel, Granularity::Block1d(64), BLOCK_2D]
+    {
         let quantizer = quantizer(Fp8Format::E4M3, granularity);
         let want = Err(Error::NonFinite { index: 207, value: f32::NEG_INFINITY });
         assert_eq!(quantizer.encode(x.view()).map(|_| ()), want);
         let n_scales: usize = granularity.scales_shape([3, 200]).expect("blocks").iter().product();
         let (mut codes, mut scales) = (vec![9; 600], vec![9.0; n_scales]);
         assert_eq!(quantizer.encode_into(x.view(), &mut codes, &mut scales), want);
-        assert_eq!(quantizer.encode_with_scales_into(x.view(), &vec![1.0; n_scales], &mut codes), want);
-        assert!(codes.iter().all(|&x| x == 9) && scales.iter().all(|&x| x == 9.0), "nothing was written");
+        assert_eq!(
+            quantizer.encode_with_scales_into(x.view(), &vec![1.0; n_scales], &mut codes),
+            want
+        );
+        assert!(
+            codes.iter().all(|&x| x == 9) && scales.iter().all(|&x| x == 9.0),
+            "nothing was written"
+        );
 
-        let poisoned = Fp8Quantizer { non_finite: NonFinite::Poison, ..quantizer }.encode(x.view()).expect("poisoned");
-        let saturated = Fp8Quantizer { non_finite: NonFinite::Saturate, ..quantizer }.encode(x.view()).expect("saturated");
+        let poisoned = Fp8Quantizer { non_finite: NonFinite::Poison, ..quantizer }
+            .encode(x.view())
+            .expect("poisoned");
+        let saturated = Fp8Quantizer { non_finite: NonFinite::Saturate, ..quantizer }
+            .encode(x.view())
+            .expect("saturated");
         assert_eq!(poisoned.scales(), saturated.scales());
         assert!(poisoned.scales().iter().all(|scale| scale.is_finite()));
         let (poisoned, saturated) = (poisoned.decode(), saturated.decode());
         for ((at, x), clean) in x.indexed_iter().zip(&clean) {
             if x.is_finite() {
-                assert!((poisoned[at] - clean).abs() <= 3.0 / 16.0 + 1e-3, "{at:?}: {} for {clean}", poisoned[at]);
+                assert!(
+                    (poisoned[at] - clean).abs() <= 3.0 / 16.0 + 1e-3,
+                    "{at:?}: {} for {clean}",
+                    poisoned[at]
+                );
                 assert_eq!(poisoned[at], saturated[at]);
             } else {
                 assert!(poisoned[at].is_nan(), "{at:?}: {}", poisoned[at]);
                 assert_eq!(saturated[at].is_nan(), x.is_nan());
-                assert!(x.is_nan() || saturated[at].is_finite() && saturated[at].signum() == x.signum());
+                assert!(
+                    x.is_nan() || saturated[at].is_finite() && saturated[at].signum() == x.signum()
+                );
             }
         }
     }
-    let e5m2 = Fp8Quantizer { format: Fp8Format::E5M2, non_finite: NonFinite::Poison, ..Fp8Quantizer::default() };
-    assert_eq!(e5m2.encode(x.view()).expect("poisoned").decode()[[2, 3]], f32::INFINITY, "E5M2 has infinities");
+    let e5m2 = Fp8Quantizer {
+        format: Fp8Format::E5M2,
+        non_finite: NonFinite::Poison,
+        ..Fp8Quantizer::default()
+    };
+    assert_eq!(
+        e5m2.encode(x.view()).expect("poisoned").decode()[[2, 3]],
+        f32::INFINITY,
+        "E5M2 has infinities"
+    );
 }
 
 #[test]
@@ -179,8 +246,12 @@ fn given_scales_saturate_and_bad_ones_are_refused() {
 #[test]
 fn empty_matrices_are_encoded_and_decoded() {
     for shape in [[0, 5], [5, 0], [0, 0]] {
-        for granularity in [Granularity::Tensor, Granularity::Channel, Granularity::Block1d(2), BLOCK_2D] {
-            let tensor = quantizer(Fp8Format::E5M2, granularity).encode(Array2::zeros(shape).view()).expect("nothing to refuse");
+        for granularity in
+            [Granularity::Tensor, Granularity::Channel, Granularity::Block1d(2), BLOCK_2D]
+        {
+            let tensor = quantizer(Fp8Format::E5M2, granularity)
+                .encode(Array2::zeros(shape).view())
+                .expect("nothing to refuse");
             assert_eq!(tensor.decode().dim(), shape.into());
         }
     }
@@ -206,12 +277,14 @@ fn rows_that_are_not_contiguous_are_copied_or_refused() {
 #[test]
 fn encoding_and_decoding_into_buffers_allocate_nothing() {
     let x = Array2::from_shape_fn([64, 96], |(r, c)| (r as f32).sin() * (c as f32).cos());
-    let (mut codes, mut scales, mut out) = (vec![0; 64 * 96], vec![0.0; 64], Array2::zeros([64, 96]));
+    let (mut codes, mut scales, mut out) =
+        (vec![0; 64 * 96], vec![0.0; 64], Array2::zeros([64, 96]));
     let quantizer = Fp8Quantizer::default();
     quantizer.encode_into(x.view(), &mut codes, &mut scales).expect("finite");
     let ((), n) = count_allocations(|| {
         quantizer.encode_into(x.view(), &mut codes, &mut scales).expect("finite");
-        let view = Fp8View::new(Fp8Format::E4M3, Granularity::Channel, [64, 96], &codes, &scales).expect("valid");
+        let view = Fp8View::new(Fp8Format::E4M3, Granularity::Channel, [64, 96], &codes, &scales)
+            .expect("valid");
         view.decode_into(out.view_mut()).expect("same shape");
     });
     assert_eq!(n, 0);
@@ -276,13 +349,23 @@ proptest! {
 #[cfg(feature = "rayon")]
 #[test]
 fn threads_change_nothing() {
-    let x = Array2::from_shape_fn([700, 1000], |(r, c)| ((r * 1000 + c) as f32 * 0.1).sin() * (1.0 + r as f32));
-    for granularity in [Granularity::Tensor, Granularity::Channel, Granularity::Block1d(96), BLOCK_2D] {
+    let x = Array2::from_shape_fn([700, 1000], |(r, c)| {
+        ((r * 1000 + c) as f32 * 0.1).sin() * (1.0 + r as f32)
+    });
+    for granularity in
+        [Granularity::Tensor, Granularity::Channel, Granularity::Block1d(96), BLOCK_2D]
+    {
         let run = |n_threads| {
-            let pool = rayon::ThreadPoolBuilder::new().num_threads(n_threads).build().expect("threads");
+            let pool = rayon_core::ThreadPoolBuilder::new()
+                .num_threads(n_threads)
+                .build()
+                .expect("threads");
             pool.install(|| {
-                let tensor = quantizer(Fp8Format::E4M3, granularity).encode(x.view()).expect("finite");
-                let cast = quantizer(Fp8Format::E4M3, granularity).encode_with_scales(x.view(), tensor.scales()).expect("finite");
+                let tensor =
+                    quantizer(Fp8Format::E4M3, granularity).encode(x.view()).expect("finite");
+                let cast = quantizer(Fp8Format::E4M3, granularity)
+                    .encode_with_scales(x.view(), tensor.scales())
+                    .expect("finite");
                 assert_eq!(cast.codes(), tensor.codes());
                 let decoded = tensor.decode();
                 (tensor, decoded)
@@ -295,7 +378,11 @@ fn threads_change_nothing() {
     }
     let mut bad = x.clone();
     (bad[[650, 1]], bad[[100, 999]]) = (f32::NAN, f32::INFINITY);
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(4).build().expect("threads");
+    let pool = rayon_core::ThreadPoolBuilder::new().num_threads(4).build().expect("threads");
     let got = pool.install(|| Fp8Quantizer::default().encode(bad.view()).map(|_| ()));
-    assert_eq!(got, Err(Error::NonFinite { index: 100_999, value: f32::INFINITY }), "the first in order, not in time");
+    assert_eq!(
+        got,
+        Err(Error::NonFinite { index: 100_999, value: f32::INFINITY }),
+        "the first in order, not in time"
+    );
 }

@@ -7,7 +7,9 @@ use squish_quant::{Error, error_stats};
 fn closed_forms_hold() {
     // An error of 1/8 on every element of a sine: SNR 10 log10(0.5 / (1/64)) over whole periods.
     let n = 4096;
-    let x: Vec<f32> = (0..n).map(|i| (std::f64::consts::TAU * 16.0 * f64::from(i) / f64::from(n)).sin() as f32).collect();
+    let x: Vec<f32> = (0..n)
+        .map(|i| (std::f64::consts::TAU * 16.0 * f64::from(i) / f64::from(n)).sin() as f32)
+        .collect();
     let y: Vec<f32> = x.iter().map(|x| x + 0.125).collect();
     let stats = error_stats(&x, &y).unwrap();
     assert!((stats.mse - 1.0 / 64.0).abs() < 1e-8, "{stats}");
@@ -24,7 +26,8 @@ fn closed_forms_hold() {
 #[test]
 fn uniform_noise_of_a_step_has_the_variance_of_a_twelfth() {
     let step = 2f64.powi(-7);
-    let x: Vec<f32> = (0..1 << 16).map(|i| (f64::from(i) * 0.618_033_988_749_895).fract() as f32).collect();
+    let x: Vec<f32> =
+        (0..1 << 16).map(|i| (f64::from(i) * 0.618_033_988_749_895).fract() as f32).collect();
     let y: Vec<f32> = x.iter().map(|&x| ((f64::from(x) / step).round() * step) as f32).collect();
     let stats = error_stats(&x, &y).unwrap();
     assert!((stats.mse / (step * step / 12.0) - 1.0).abs() < 0.01, "{stats}");
@@ -35,10 +38,16 @@ fn uniform_noise_of_a_step_has_the_variance_of_a_twelfth() {
 fn nothing_zeros_and_equals_have_their_rules() {
     let stats = |x: &[f32], y: &[f32]| error_stats(x, y).unwrap();
     for equal in [stats(&[], &[]), stats(&[0.0; 9], &[-0.0; 9])] {
-        assert_eq!((equal.mse, equal.snr_db, equal.cosine, equal.max_abs, equal.relative), (0.0, f64::INFINITY, 1.0, 0.0, 0.0));
+        assert_eq!(
+            (equal.mse, equal.snr_db, equal.cosine, equal.max_abs, equal.relative),
+            (0.0, f64::INFINITY, 1.0, 0.0, 0.0)
+        );
     }
     let of_zeros = stats(&[0.0, 0.0], &[3.0, 0.0]);
-    assert_eq!((of_zeros.snr_db, of_zeros.cosine, of_zeros.relative, of_zeros.mse), (f64::NEG_INFINITY, 0.0, 0.0, 4.5));
+    assert_eq!(
+        (of_zeros.snr_db, of_zeros.cosine, of_zeros.relative, of_zeros.mse),
+        (f64::NEG_INFINITY, 0.0, 0.0, 4.5)
+    );
     let to_zeros = stats(&[3.0, -1.0], &[0.0, 0.0]);
     assert_eq!((to_zeros.snr_db, to_zeros.cosine, to_zeros.relative), (0.0, 0.0, 1.0));
     assert_eq!(stats(&[0.0, 2.0], &[1.0, 3.0]).relative, 0.5);
@@ -46,20 +55,28 @@ fn nothing_zeros_and_equals_have_their_rules() {
 
 #[test]
 fn unequal_lengths_and_what_is_not_finite_are_refused() {
-    assert_eq!(error_stats(&[1.0], &[]), Err(Error::Length { what: "approximation", expected: 1, actual: 0 }));
+    assert_eq!(
+        error_stats(&[1.0], &[]),
+        Err(Error::Length { what: "approximation", expected: 1, actual: 0 })
+    );
     let infinite = Err(Error::NonFinite { index: 10, value: f32::INFINITY });
     let mut bad = [0.5; 11];
     bad[10] = f32::INFINITY;
     assert_eq!(error_stats(&bad, &[0.5; 11]), infinite);
     assert_eq!(error_stats(&[0.5; 11], &bad), infinite);
     bad[3] = f32::NAN;
-    assert!(matches!(error_stats(&[0.5; 11], &bad), Err(Error::NonFinite { index: 3, value }) if value.is_nan()));
+    assert!(
+        matches!(error_stats(&[0.5; 11], &bad), Err(Error::NonFinite { index: 3, value }) if value.is_nan())
+    );
 }
 
 #[test]
 fn the_largest_floats_do_not_overflow_the_sums() {
     let stats = error_stats(&[f32::MAX; 100], &[-f32::MAX; 100]).unwrap();
-    assert_eq!((stats.cosine, stats.relative, stats.max_abs), (-1.0, 2.0, 2.0 * f64::from(f32::MAX)));
+    assert_eq!(
+        (stats.cosine, stats.relative, stats.max_abs),
+        (-1.0, 2.0, 2.0 * f64::from(f32::MAX))
+    );
     assert!((stats.snr_db + 20.0 * 2f64.log10()).abs() < 1e-9, "{stats}");
 }
 

@@ -1,0 +1,133 @@
+//! MXFP4 codec: the seed's rows at 128x128, and weights of 4096x4096 by every scale rule that costs differently.
+
+use squish_bench::{
+    Aligned, Checked, Limit, Residency, Row, Suite, Table, Target, Unchecked, Work, black_box,
+    input,
+};
+use squish_kernels::element::{E2M1, E8M0, Element, Overflow};
+use squish_quant::{
+    MX_BLOCK, MxFormat, MxQuantizer, MxView, NonFinite, ScaleRule,
+    ndarray::{ArrayView2, ArrayViewMut2},
+};
+
+const SMALL: usize = 128;
+const LARGE: usize = 4096;
+
+const fn row(
+    id: &'static str,
+    operation: &'static str,
+    side: usize,
+    encodes: bool,
+    targets: &'static [Target],
+) -> Row {
+    let n = (side * side) as u64;
+    let packed = n / 2 + n / MX_BLOCK as u64;
+    Row {
+        id,
+        module: "MxQuantizer",
+        operation,
+        shape: if side == SMALL { "128x128" } else { "4096x4096" },
+        work: if encodes { Work::bytes(4 * n, packed) } else { Work::bytes(packed, 4 * n) },
+        limit: Limit::Copy(if side == SMALL { Residency::L2 } else { Residency::Dram }),
+        targets,
+        note: if side == SMALL {
+            "the seed's MX4 has no element exponent; this is OCP MXFP4"
+        } else {
+            ""
+        },
+        release_profile: side == SMALL,
+        table: if side == SMALL { Table::Seed } else { Table::Llm },
+    }
+}
+
+const fn at_most(times: f64) -> Target {
+    Target::AtMostTimesProbe { probe: "memcpy", times }
+}
+
+const fn at_least(share: f64) -> Target {
+    Target::AtLeastShareOfProbe { probe: "memcpy", share }
+}
+
+static ENCODE: Row =
+    row("mx/encode_mx4", "encode() MXFP4, rule Floor", SMALL, true, &[at_most(4.2)]);
+static DECODE: Row = row("mx/decode_mx4", "decode() MXFP4", SMALL, false, &[at_most(1.5)]);
+static ENCODE_LARGE: Row =
+    row("mx/encode_mx4", "encode() MXFP4, rule Floor", LARGE, true, &[at_least(0.55)]);
+static ENCODE_MIN_MSE: Row =
+    row("mx/encode_mx4_min_mse", "encode() MXFP4, rule MinMse", LARGE, true, &[]);
+static DECODE_LARGE: Row = row("mx/decode_mx4", "decode() MXFP4", LARGE, false, &[at_least(0.85)]);
+
+fn main() {
+    rayon_core::ThreadPoolBuilder::new()
+        .num_threads(1)
+        .build_global()
+        .expect("the first pool of the process");
+    let mut suite = Suite::new();
+    suite.row(&ENCODE, |row| encode(row, SMALL, MxQuantizer::default()));
+    suite.row(&DECODE, |row| decode(row, SMALL));
+    let saturating = MxQuantizer { non_finite: NonFinite::Saturate, ..MxQuantizer::default() };
+    suite.row(&ENCODE_LARGE, |row| encode(row, LARGE, saturating));
+    suite.row(&ENCODE_MIN_MSE, |row| {
+        encode(row, LARGE, MxQuantizer { rule: ScaleRule::MinMse, ..saturating })
+    });
+    suite.row(&DECODE_LARGE, |row| decode(row, LARGE));
+    suite.finish();
+}
+
+fn square(x: &[f32], side: usize) -> ArrayView2<'_, f32> {
+    ArrayView2::from_shape((side, side), x).expect("a square")
+}
+
+/// Asserts the codes of every block by the definition, given its scale, and the scale by the rule.
+fn assert_encoded(x: &[f32], rule: ScaleRule, codes: &[u8], scales: &[u8]) {
+    for ((x, codes), scale) in x.chunks(MX_BLOCK).zip(codes.chunks(MX_BLOCK / 2)).zip(scales) {
+        let amax = x.iter().fold(0f32, |amax, x| amax.max(x.abs()));
+        let floor = 2f32.powf(amax.log2().floor() - 2.0);
+        let value = E8M0::from_bits(*scale).to_f32();
+        assert!(value == floor || rule == ScaleRule::MinMse && value == 2.0 * floor);
+        let code = |x: f32| E2M1::from_f32(x / value, Overflow::Saturate).to_bits();
+        assert!(x.chunks(2).zip(codes).all(|(x, byte)| *byte == code(x[0]) | code(x[1]) << 4));
+    }
+}
+
+fn encode(row: Unchecked<'_>, side: usize, quantizer: MxQuantizer) -> Checked<'_> {
+    let side = row.size(side, SMALL);
+    let x = input::weights(side, side, 1);
+    let mut codes = Aligned::<u8>::zeroed(side * side / 2);
+    let mut scales = Aligned::<u8>::zeroed(side * side / MX_BLOCK);
+    row.check(|| {
+        quantizer.encode_into(square(&x, side), &mut codes, &mut scales).expect("finite");
+        assert_encoded(&x, quantizer.rule, &codes, &scales);
+    })
+    .ours(|bench| {
+        bench.iter(|| {
+            quantizer
+                .encode_into(square(black_box(&x), side), &mut codes, &mut scales)
+                .expect("finite")
+        });
+    })
+    .memcpy_probe(4 * side * side)
+}
+
+fn decode(row: Unchecked<'_>, side: usize) -> Checked<'_> {
+    let side = row.size(side, SMALL);
+    let tensor = MxQuantizer::default()
+        .encode(square(&input::weights(side, side, 1), side))
+        .expect("finite");
+    let view =
+        MxView::new(MxFormat::MxFp4, [side, side], tensor.codes(), tensor.scales()).expect("valid");
+    let mut out = Aligned::<f32>::zeroed(side * side);
+    let decode_into = |out: &mut [f32]| {
+        let out = ArrayViewMut2::from_shape((side, side), out).expect("a square");
+        black_box(view).decode_into(out).expect("same shape");
+    };
+    row.check(|| {
+        decode_into(&mut out);
+        for (i, out) in out.iter().enumerate() {
+            let code = E2M1::from_bits(view.codes()[i / 2] >> (4 * (i % 2)) & 0xf);
+            assert_eq!(*out, code.to_f32() * E8M0::from_bits(view.scales()[i / MX_BLOCK]).to_f32());
+        }
+    })
+    .ours(|bench| bench.iter(|| decode_into(&mut out)))
+    .memcpy_probe(4 * side * side)
+}
