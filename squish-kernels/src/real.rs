@@ -4,7 +4,7 @@
 //! its sign, what exceeds the largest finite number as an infinity.
 
 use fearless_simd::{Simd, prelude::*};
-use half::{bf16, f16};
+use half::{bf16, f16, slice::HalfFloatSliceExt};
 
 use crate::{cast, norm};
 
@@ -85,14 +85,14 @@ impl Real for bf16 {
 impl sealed::Lanes for bf16 {
     #[inline(always)]
     fn load<S: Simd>(simd: S, x: &[Self]) -> [S::f32s; 2] {
-        let (low, high) = S::u16s::from_slice(simd, bytemuck::cast_slice(x)).widen();
+        let (low, high) = S::u16s::from_slice(simd, x.reinterpret_cast()).widen();
         [(low << 16).bitcast(), (high << 16).bitcast()]
     }
 
     #[inline(always)]
     fn store<S: Simd>(simd: S, [a, b]: [S::f32s; 2], out: &mut [Self]) {
         let (a, b) = (bf16_bits(simd, a) >> 16, bf16_bits(simd, b) >> 16);
-        a.relaxed_narrow(b).store_slice(bytemuck::cast_slice_mut(out));
+        a.relaxed_narrow(b).store_slice(out.reinterpret_cast_mut());
     }
 
     #[inline(always)]
@@ -126,14 +126,14 @@ impl Real for f16 {
 impl sealed::Lanes for f16 {
     #[inline(always)]
     fn load<S: Simd>(simd: S, x: &[Self]) -> [S::f32s; 2] {
-        let (low, high) = S::u16s::from_slice(simd, bytemuck::cast_slice(x)).widen();
+        let (low, high) = S::u16s::from_slice(simd, x.reinterpret_cast()).widen();
         [f16_value(simd, low), f16_value(simd, high)]
     }
 
     #[inline(always)]
     fn store<S: Simd>(simd: S, [a, b]: [S::f32s; 2], out: &mut [Self]) {
         let (a, b) = (f16_code(simd, a), f16_code(simd, b));
-        a.relaxed_narrow(b).store_slice(bytemuck::cast_slice_mut(out));
+        a.relaxed_narrow(b).store_slice(out.reinterpret_cast_mut());
     }
 
     #[inline(always)]

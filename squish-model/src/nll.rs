@@ -14,7 +14,7 @@ use std::{iter::Sum, ops::Add};
 
 use squish_kernels::log_sum_exp;
 
-use crate::{Error, Reference};
+use crate::{Error, Reference, reference::check_vocabulary};
 
 /// The negative log-likelihood of a number of tokens. Sums of it are those of all their tokens.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -86,6 +86,8 @@ pub fn perplexity(model: &Reference, tokens: &[u32], context: usize) -> Result<N
             return Err(Error::TooFewTokens { expected: 2, actual });
         }
     }
+    // The last token of a window is scored and not fed, so that the forward pass does not see it.
+    check_vocabulary(tokens, model.config())?;
     tokens
         .chunks(context)
         .filter(|window| window.len() > 1)

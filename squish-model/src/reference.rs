@@ -323,10 +323,14 @@ fn check_tokens(tokens: &[u32], start: usize, config: &Config) -> Result<(), Err
     if actual > max {
         return Err(Error::Context { actual, max });
     }
+    check_vocabulary(tokens, config)
+}
+
+/// Whether all tokens are in the vocabulary.
+pub(crate) fn check_vocabulary(tokens: &[u32], config: &Config) -> Result<(), Error> {
     let vocab_size = config.vocab_size;
-    let outside = |&(_, &token): &(usize, &u32)| token as usize >= vocab_size;
-    match tokens.iter().enumerate().find(outside) {
-        Some((index, &token)) => Err(Error::Token { token, index, vocab_size }),
+    match tokens.iter().position(|&token| token as usize >= vocab_size) {
+        Some(index) => Err(Error::Token { token: tokens[index], index, vocab_size }),
         None => Ok(()),
     }
 }

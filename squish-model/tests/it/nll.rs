@@ -90,10 +90,13 @@ fn texts_and_windows_of_one_token_are_errors_and_so_are_bad_tokens() {
     for at in 0..4 {
         let mut tokens = [1; 4];
         tokens[at] = 50;
-        assert!(
-            matches!(perplexity(&model, &tokens, 8), Err(Error::Token { token: 50, .. })),
-            "{at}"
-        );
+        for context in [2, 3, 8] {
+            let error = perplexity(&model, &tokens, context).unwrap_err();
+            assert!(
+                matches!(error, Error::Token { token: 50, index, .. } if index == at),
+                "{error:?}"
+            );
+        }
     }
 }
 
