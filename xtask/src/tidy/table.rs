@@ -45,7 +45,7 @@ pub const MEMBERS: [Member; 15] = [
     member("squish-eval", 1, 40, Unsafe::Nowhere),
     member("squish-spec", 2, 60, Unsafe::Nowhere),
     member("squish-serve", 2, 60, Unsafe::Nowhere),
-    member("squish-model", 3, 80, Unsafe::Nowhere),
+    member("squish-model", 3, 90, Unsafe::Nowhere),
     member("squish-llm", 4, 120, Unsafe::Nowhere),
     member("squish-cli", 4, 200, Unsafe::Nowhere),
     Member {
