@@ -11,6 +11,7 @@ mod pairs;
 #[doc(hidden)]
 pub mod probe;
 pub mod real;
+mod rows;
 #[doc(hidden)]
 pub mod stream;
 

@@ -1,4 +1,4 @@
-//! Slice casts between `f32` and [`E2M1`](crate::element::E2M1) with two codes in a byte, one factor per block.
+//! Slice casts between `f32` and [`E2M1`] with two codes in a byte, one factor per block.
 //!
 //! Byte `j` holds element `2j` in its low and element `2j + 1` in its high half: the order of PyTorch's
 //! `float4_e2m1fn_x2` and of the `*_blocks` tensors of gpt-oss.

@@ -1,4 +1,4 @@
-//! Storage types of activations and weights, [`Real`]: `f32`, [`bf16`], [`f16`].
+//! Storage types of activations and weights, [`Real`]: `f32`, [`bf16`], [`struct@f16`].
 //!
 //! Kernels compute in `f32` and round once, ties to even, where the result is stored. NaN is stored as the quiet NaN of
 //! its sign, what exceeds the largest finite number as an infinity.
@@ -6,7 +6,7 @@
 use fearless_simd::{Simd, prelude::*};
 use half::{bf16, f16, slice::HalfFloatSliceExt};
 
-use crate::{cast, norm};
+use crate::{cast, rows};
 
 /// A float type that rows are stored in.
 pub trait Real:
@@ -17,7 +17,7 @@ pub trait Real:
     + Sync
     + sealed::Lanes
     + cast::sealed::Convert
-    + norm::sealed::Rows
+    + rows::sealed::Rows
     + 'static
 {
     /// Its value, exactly.

@@ -2,7 +2,7 @@
 //!
 //! An ordinary store to a line that is in no cache reads the line first. Where source and result exceed the last cache
 //! level, that read is a third to a fifth of the traffic of a cast; a non-temporal store leaves it out. Kernels write
-//! a tile that stays in L1, and [`Stream::copy`] sends it on.
+//! a tile that stays in L1, and `Stream::copy` sends it on.
 
 /// Elements that a kernel computes before they are sent on, 1 KiB of `f32`: the load and the store queue then always
 /// have work of both kinds. Tiles of four and sixteen times the size decode at 0.8 and 0.7 of the rate.

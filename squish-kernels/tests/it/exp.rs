@@ -14,7 +14,7 @@ use squish_kernels::{
 
 use crate::common::{edge_lengths, numbers, ulps};
 
-const EXP_ULPS: f64 = 2.0;
+const EXP_ULPS: f64 = 1.01;
 const SILU_ULPS: f64 = 4.0;
 const GELU_ERF_ULPS: f64 = 6.0;
 /// Half a place of the smallest subnormal times a large argument: where `e^−|x|` is subnormal, so is the result.
@@ -32,7 +32,7 @@ fn worst_exp(isa: Isa, x: &[f32]) -> (f64, f32) {
 }
 
 #[test]
-fn exp_is_within_2_ulp_on_every_isa_over_a_sample_of_all_floats() {
+fn exp_is_within_1_01_ulp_on_every_isa_over_a_sample_of_all_floats() {
     // Both signs, all exponents, and mantissas that step through all of their bits.
     let x: Vec<f32> = (0..1_u32 << 20).map(|i| f32::from_bits(i.wrapping_mul(4093))).collect();
     for isa in Isa::available() {
@@ -42,7 +42,7 @@ fn exp_is_within_2_ulp_on_every_isa_over_a_sample_of_all_floats() {
 }
 
 #[test]
-fn exp_is_within_2_ulp_on_every_isa_where_results_are_finite() {
+fn exp_is_within_1_01_ulp_on_every_isa_where_results_are_finite() {
     let x: Vec<f32> = (0..2_000_000).map(|i| i as f32 * 1e-4 - 105.0).collect();
     for isa in Isa::available() {
         let (error, at) = worst_exp(isa, &x);
@@ -52,7 +52,7 @@ fn exp_is_within_2_ulp_on_every_isa_where_results_are_finite() {
 
 #[test]
 #[ignore = "2^32 inputs on every level: some minutes"]
-fn exp_of_every_float_is_within_2_ulp_on_every_isa() {
+fn exp_of_every_float_is_within_1_01_ulp_on_every_isa() {
     for isa in Isa::available() {
         let mut worst = (0.0, 0.0);
         for high in 0..=u16::MAX {
