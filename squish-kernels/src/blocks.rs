@@ -38,16 +38,7 @@ fn maxima<S: Simd>(simd: S, x: &[f32], block: usize, out: &mut [f32]) {
     let short = block == 2 * lanes;
     for (x, out) in x.chunks(block.saturating_mul(lanes)).zip(out.chunks_mut(lanes)) {
         let blocks = if short && x.len() == block * lanes {
-            std::array::from_fn(
-                #[inline(always)]
-                |i| {
-                    if i < lanes {
-                        pair_maxima::<S>(simd, &x[2 * i * lanes..][..2 * lanes])
-                    } else {
-                        S::i32s::splat(simd, 0)
-                    }
-                },
-            )
+            pairs::<S>(simd, x)
         } else {
             let mut blocks = [S::i32s::splat(simd, 0); MAX_LANES];
             for (largest, x) in blocks.iter_mut().zip(x.chunks(block)) {
@@ -109,6 +100,25 @@ fn block_maxima<S: Simd>(simd: S, x: &[f32]) -> S::i32s {
         chains[3] = chains[3].max(magnitudes::<S>(simd, &padded[..lanes]));
     }
     chains[0].max(chains[1]).max(chains[2].max(chains[3]))
+}
+
+/// The maxima of as many blocks of two vectors as a vector has lanes; written out, so that they stay in registers.
+#[inline(always)]
+fn pairs<S: Simd>(simd: S, x: &[f32]) -> [S::i32s; MAX_LANES] {
+    let mut all = [S::i32s::splat(simd, 0); MAX_LANES];
+    let lanes = S::f32s::LEN;
+    let (pairs, _) = all.as_chunks_mut::<4>();
+    for (all, x) in pairs.iter_mut().zip(x.chunks_exact(8 * lanes)) {
+        let ((ab, cd), lanes) = (x.split_at(4 * lanes), 2 * lanes);
+        let ((a, b), (c, d)) = (ab.split_at(lanes), cd.split_at(lanes));
+        *all = [
+            pair_maxima::<S>(simd, a),
+            pair_maxima::<S>(simd, b),
+            pair_maxima::<S>(simd, c),
+            pair_maxima::<S>(simd, d),
+        ];
+    }
+    all
 }
 
 /// The maxima of a block of two vectors.

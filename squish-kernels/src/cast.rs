@@ -36,7 +36,7 @@ use crate::{
     Isa,
     element::{Element, Overflow, encode_scalar, sealed::Format},
     real::{Real, sealed::Lanes},
-    stream::{Stores, Stream, TILE},
+    stream::{self, Stores, Stream, TILE},
 };
 
 /// `E(x)` for each element, into `out`.
@@ -347,13 +347,17 @@ fn encode_each_run<S: Simd, E: Element, const SATURATE: bool>(
     runs: Runs<'_>,
     out: &mut [u8],
 ) {
+    let ahead = stream::ahead(stores, x.len());
     let stream = stores.stream();
     let mut tile = [0; TILE];
     for ((x, out), &factor) in
         x.chunks(runs.block).zip(out.chunks_mut(runs.block)).zip(runs.factors)
     {
-        let step =
-            Encode::<S, E, SATURATE> { factor: S::f32s::splat(simd, factor), format: PhantomData };
+        let step = Encode::<S, E, SATURATE> {
+            factor: S::f32s::splat(simd, factor),
+            ahead,
+            format: PhantomData,
+        };
         step.run_streamed(S::u8s::LEN, x, out, stream.as_ref(), &mut tile);
     }
 }
@@ -394,12 +398,14 @@ fn decode_scalar_run<E: Element>(codes: &[u8], factor: f32, out: &mut [f32]) {
 #[derive(Clone, Copy)]
 struct Encode<S: Simd, E, const SATURATE: bool> {
     factor: S::f32s,
+    ahead: usize,
     format: PhantomData<E>,
 }
 
 impl<S: Simd, E: Element, const SATURATE: bool> Step<f32, u8> for Encode<S, E, SATURATE> {
     #[inline(always)]
     fn step(self, x: &[f32], out: &mut [u8]) {
+        stream::prefetch(x, self.ahead);
         let [a, b, c, d] = quarters::<S>(self.factor.token(), x);
         let scaled = [a * self.factor, b * self.factor, c * self.factor, d * self.factor];
         encode_step::<S, E, SATURATE>(scaled).store_slice(out);

@@ -249,11 +249,10 @@ impl E8M0 {
     #[inline]
     #[must_use]
     pub const fn to_f32(self) -> f32 {
-        match self.0 {
-            0 => f32::from_bits(0x0040_0000),
-            0xff => f32::from_bits(0x7fc0_0000),
-            code => f32::from_bits((code as u32) << 23),
-        }
+        // Without branches, so that slices of scales convert in vectors. The exponent fields 0 and 255 need the upper
+        // bit of the mantissa: as the subnormal 2^-127, and as the quiet NaN.
+        let is_edge = (self.0 == 0) as u32 | (self.0 == 0xff) as u32;
+        f32::from_bits((self.0 as u32) << 23 | is_edge << 22)
     }
 
     /// Whether the code is NaN.

@@ -14,7 +14,7 @@ use crate::{
     Isa,
     cast::{self, move_lanes, power_of_two, widen_lanes},
     element::{E2M1, sealed::Format},
-    stream::{Stores, TILE},
+    stream::{self, Stores, TILE},
 };
 
 /// `E2M1(x · factors[i / BLOCK])`, rounded to nearest, ties to even, and saturated, two codes per byte.
@@ -135,12 +135,14 @@ fn encode<S: Simd, const BLOCK: usize>(
     factors: &[f32],
     out: &mut [u8],
 ) {
+    let ahead = stream::ahead(stores, x.len());
     let stream = stores.stream();
     let step = 2 * S::u8s::LEN;
     let (mut padded, mut packed) = ([0.0; MAX_STEP], [0; MAX_STEP / 2]);
     let packed = &mut packed[..step / 2];
     for (i, (x, out)) in x.chunks(step).zip(out.chunks_mut(step / 2)).enumerate() {
         let factors = Factors::<BLOCK> { factors, start: i * step };
+        stream::prefetch(x, ahead);
         let x = if x.len() == step {
             x
         } else {

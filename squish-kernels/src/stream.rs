@@ -39,6 +39,25 @@ impl Stores {
     }
 }
 
+/// How far ahead of a short slice, in elements, an encoder that streams asks for more of the matrix.
+///
+/// A codec looks for the largest magnitude of a run, which waits for memory, and then encodes it, which does not; asking
+/// for the run behind this one meanwhile keeps the memory busy. A long slice is left to the hardware.
+pub(crate) const fn ahead(stores: Stores, len: usize) -> usize {
+    if matches!(stores, Stores::Streamed) && len <= 16 * TILE { len } else { 0 }
+}
+
+/// Asks for the lines that lie `ahead` elements behind those of `x`, whatever is there.
+#[inline(always)]
+pub(crate) fn prefetch(x: &[f32], ahead: usize) {
+    #[cfg(target_arch = "x86_64")]
+    if ahead > 0 {
+        x86::prefetch(x, ahead);
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (x, ahead);
+}
+
 /// Copies around the caches while it lives; dropping it makes the copies visible in order to other threads.
 #[derive(Debug)]
 pub(crate) struct Stream(());
@@ -102,6 +121,15 @@ mod x86 {
             // SAFETY: `src` and `dst` point to 64 bytes, so that parts 0 to 3 of 16 bytes lie within; the load takes
             // any alignment, and the assertion above gave `dst` the alignment of the store. SSE2 is x86-64's baseline.
             unsafe { _mm_stream_si128(dst.add(i), _mm_loadu_si128(src.add(i))) }
+        }
+    }
+
+    #[inline(always)]
+    pub(super) fn prefetch(x: &[f32], ahead: usize) {
+        for i in (0..x.len()).step_by(16) {
+            let line = x.as_ptr().wrapping_add(i + ahead);
+            // SAFETY: A prefetch reads nothing that a program can see, whatever the address; SSE is x86-64's baseline.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(line.cast()) }
         }
     }
 

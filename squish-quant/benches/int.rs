@@ -96,7 +96,7 @@ fn encode(row: Unchecked<'_>, quantizer: IntQuantizer) -> Checked<'_> {
         bench.iter(|| {
             quantizer
                 .encode_into(square(black_box(&x), side), &mut codes, &mut scales, None)
-                .expect("finite")
+                .expect("finite");
         });
     })
     .memcpy_probe(4 * side * side)

@@ -63,12 +63,12 @@ fn main() {
         .build_global()
         .expect("the first pool of the process");
     let mut suite = Suite::new();
-    suite.row(&ENCODE, |row| encode(row, SMALL, MxQuantizer::default()));
+    suite.row(&ENCODE, |row| encode_small(row, MxQuantizer::default()));
     suite.row(&DECODE, |row| decode(row, SMALL));
     let saturating = MxQuantizer { non_finite: NonFinite::Saturate, ..MxQuantizer::default() };
-    suite.row(&ENCODE_LARGE, |row| encode(row, LARGE, saturating));
+    suite.row(&ENCODE_LARGE, |row| encode_large(row, saturating));
     suite.row(&ENCODE_MIN_MSE, |row| {
-        encode(row, LARGE, MxQuantizer { rule: ScaleRule::MinMse, ..saturating })
+        encode_large(row, MxQuantizer { rule: ScaleRule::MinMse, ..saturating })
     });
     suite.row(&DECODE_LARGE, |row| decode(row, LARGE));
     suite.finish();
@@ -90,8 +90,25 @@ fn assert_encoded(x: &[f32], rule: ScaleRule, codes: &[u8], scales: &[u8]) {
     }
 }
 
-fn encode(row: Unchecked<'_>, side: usize, quantizer: MxQuantizer) -> Checked<'_> {
-    let side = row.size(side, SMALL);
+/// The form that allocates, which is what the seed's row times.
+fn encode_small(row: Unchecked<'_>, quantizer: MxQuantizer) -> Checked<'_> {
+    let x = input::weights(SMALL, SMALL, 1);
+    let x = square(&x, SMALL);
+    row.check(|| {
+        let tensor = quantizer.encode(x).expect("finite");
+        assert_encoded(
+            x.as_slice().expect("standard layout"),
+            quantizer.rule,
+            tensor.codes(),
+            tensor.scales(),
+        );
+    })
+    .ours(|bench| bench.iter(|| quantizer.encode(black_box(x)).expect("finite")))
+    .memcpy_probe(4 * SMALL * SMALL)
+}
+
+fn encode_large(row: Unchecked<'_>, quantizer: MxQuantizer) -> Checked<'_> {
+    let side = row.size(LARGE, SMALL);
     let x = input::weights(side, side, 1);
     let mut codes = Aligned::<u8>::zeroed(side * side / 2);
     let mut scales = Aligned::<u8>::zeroed(side * side / MX_BLOCK);
@@ -103,7 +120,7 @@ fn encode(row: Unchecked<'_>, side: usize, quantizer: MxQuantizer) -> Checked<'_
         bench.iter(|| {
             quantizer
                 .encode_into(square(black_box(&x), side), &mut codes, &mut scales)
-                .expect("finite")
+                .expect("finite");
         });
     })
     .memcpy_probe(4 * side * side)
