@@ -150,6 +150,23 @@ pub(crate) fn check_rows(what: &'static str, dim: (usize, usize), strides: &[isi
     }
 }
 
+/// `Ok` if `out` can take the values of a matrix of `shape`.
+pub(crate) fn check_out(shape: [usize; 2], out: &ArrayViewMut2<'_, f32>) -> Result<()> {
+    let actual = out.dim().into();
+    if shape != actual {
+        return Err(Error::Shape { what: "out", expected: shape, actual });
+    }
+    check_rows("out", out.dim(), out.strides())
+}
+
+/// `Ok` if every scale is a number that is not negative and not infinite.
+pub(crate) fn check_scales(scales: &[f32]) -> Result<()> {
+    match scales.iter().position(|&scale| !(scale >= 0.0 && scale.is_finite())) {
+        None => Ok(()),
+        Some(index) => Err(Error::BadScale { index, value: scales[index] }),
+    }
+}
+
 /// `out` as the given rows of a matrix of `shape`, if the matrix has them and `out` their length.
 pub(crate) fn rows_of<'a>(
     rows: &Range<usize>,

@@ -34,8 +34,8 @@ use squish_kernels::{
 
 use crate::{
     band::{
-        CastBand, DecodeBand, EncodeBand, RUN_BLOCKS, Run, check_finite, check_rows,
-        finite_abs_max, first_non_finite, rows_of, runs,
+        CastBand, DecodeBand, EncodeBand, RUN_BLOCKS, Run, check_finite, check_out, check_rows,
+        check_scales, finite_abs_max, first_non_finite, rows_of, runs,
     },
     error::{Error, Result},
     granularity::{Granularity, NonFinite, n_elements},
@@ -307,11 +307,7 @@ impl<C: AsRef<[u8]>, S: AsRef<[f32]>> Fp8Tensor<C, S> {
             n_elements(granularity.scales_shape(shape)?)?,
             scales.as_ref().len(),
         )?;
-        if let Some((index, &value)) =
-            scales.as_ref().iter().enumerate().find(|(_, x)| !(**x >= 0.0 && x.is_finite()))
-        {
-            return Err(Error::BadScale { index, value });
-        }
+        check_scales(scales.as_ref())?;
         Ok(Self { format, granularity, shape, codes, scales })
     }
 
@@ -375,14 +371,7 @@ impl<C: AsRef<[u8]>, S: AsRef<[f32]>> Fp8Tensor<C, S> {
     ///
     /// [`Error::Shape`], and [`Error::Layout`] if rows of `out` are not contiguous. Then nothing is written.
     pub fn decode_into(&self, out: ArrayViewMut2<'_, f32>) -> Result<()> {
-        if self.shape != <[usize; 2]>::from(out.dim()) {
-            return Err(Error::Shape {
-                what: "out",
-                expected: self.shape,
-                actual: out.dim().into(),
-            });
-        }
-        check_rows("out", out.dim(), out.strides())?;
+        check_out(self.shape, &out)?;
         self.decode_rows(0, out);
         Ok(())
     }

@@ -43,8 +43,8 @@ use squish_kernels::{
 
 use crate::{
     band::{
-        DecodeBand, EncodeBand, RUN_BLOCKS, Run, check_finite, check_rows, finite_abs_max,
-        first_non_finite, rows_of, runs,
+        DecodeBand, EncodeBand, RUN_BLOCKS, Run, check_finite, check_out, check_rows,
+        finite_abs_max, first_non_finite, rows_of, runs,
     },
     error::{Error, Result},
     granularity::{NonFinite, n_elements},
@@ -342,14 +342,7 @@ impl<C: AsRef<[u8]>, S: AsRef<[u8]>> MxTensor<C, S> {
     ///
     /// [`Error::Shape`], and [`Error::Layout`] if rows of `out` are not contiguous. Then nothing is written.
     pub fn decode_into(&self, out: ArrayViewMut2<'_, f32>) -> Result<()> {
-        if self.shape != <[usize; 2]>::from(out.dim()) {
-            return Err(Error::Shape {
-                what: "out",
-                expected: self.shape,
-                actual: out.dim().into(),
-            });
-        }
-        check_rows("out", out.dim(), out.strides())?;
+        check_out(self.shape, &out)?;
         self.view().decode_rows(0, out);
         Ok(())
     }

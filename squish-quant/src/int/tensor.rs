@@ -11,7 +11,7 @@ use squish_kernels::{
 
 use super::{IntFormat, IntRange, check_zero_points, lengths};
 use crate::{
-    band::{DecodeBand, check_rows, rows_of},
+    band::{DecodeBand, check_out, check_scales, rows_of},
     error::{Error, Result},
     granularity::Granularity,
     parallel::for_bands,
@@ -52,11 +52,7 @@ impl<C: AsRef<[u8]>, S: AsRef<[f32]>, Z: AsRef<[i8]>> IntTensor<C, S, Z> {
         let [n_codes, n_scales] = lengths(format, granularity, shape)?;
         Error::check_length("codes", n_codes, codes.as_ref().len())?;
         Error::check_length("scales", n_scales, scales.as_ref().len())?;
-        if let Some((index, &value)) =
-            scales.as_ref().iter().enumerate().find(|(_, x)| !(**x >= 0.0 && x.is_finite()))
-        {
-            return Err(Error::BadScale { index, value });
-        }
+        check_scales(scales.as_ref())?;
         if let Some(zero_points) = &zero_points {
             Error::check_length("zero_points", n_scales, zero_points.as_ref().len())?;
             check_zero_points(Some(zero_points.as_ref()), format.limits(IntRange::Full))?;
@@ -147,14 +143,7 @@ impl<C: AsRef<[u8]>, S: AsRef<[f32]>, Z: AsRef<[i8]>> IntTensor<C, S, Z> {
     ///
     /// [`Error::Shape`], and [`Error::Layout`] if rows of `out` are not contiguous. Then nothing is written.
     pub fn decode_into(&self, out: ArrayViewMut2<'_, f32>) -> Result<()> {
-        if self.shape != <[usize; 2]>::from(out.dim()) {
-            return Err(Error::Shape {
-                what: "out",
-                expected: self.shape,
-                actual: out.dim().into(),
-            });
-        }
-        check_rows("out", out.dim(), out.strides())?;
+        check_out(self.shape, &out)?;
         self.view().decode_rows(0, out);
         Ok(())
     }
