@@ -34,22 +34,22 @@ const MAX_LANES: usize = 16;
 #[inline(always)]
 fn maxima<S: Simd>(simd: S, x: &[f32], block: usize, out: &mut [f32]) {
     let lanes = S::i32s::LEN;
-    // Blocks of two vectors are those of the MX formats: without a loop they cost half.
-    let short = block == 2 * lanes;
     for (x, out) in x.chunks(block.saturating_mul(lanes)).zip(out.chunks_mut(lanes)) {
-        let blocks = if short && x.len() == block * lanes {
-            pairs::<S>(simd, x)
-        } else {
-            let mut blocks = [S::i32s::splat(simd, 0); MAX_LANES];
-            for (largest, x) in blocks.iter_mut().zip(x.chunks(block)) {
-                *largest = block_maxima::<S>(simd, x);
+        let blocks = if x.len() == block.saturating_mul(lanes) {
+            // The blocks of the MX formats are two or four vectors: without a loop they cost half.
+            match block / lanes {
+                2 if block == 2 * lanes => short::<S, 2>(simd, x),
+                4 if block == 4 * lanes => short::<S, 4>(simd, x),
+                _ => long::<S>(simd, x, block),
             }
-            blocks
+        } else {
+            long::<S>(simd, x, block)
         };
-        let mut largest = [0; MAX_LANES];
-        join_blocks::<S>(blocks).store_slice(&mut largest[..lanes]);
-        for (out, bits) in out.iter_mut().zip(largest) {
-            *out = f32::from_bits(bits as u32);
+        let largest = join_blocks::<S>(blocks).bitcast::<S::f32s>();
+        if out.len() == lanes {
+            largest.store_slice(out);
+        } else {
+            out.copy_from_slice(&largest.as_slice()[..out.len()]);
         }
     }
 }
@@ -102,30 +102,30 @@ fn block_maxima<S: Simd>(simd: S, x: &[f32]) -> S::i32s {
     chains[0].max(chains[1]).max(chains[2].max(chains[3]))
 }
 
-/// The maxima of as many blocks of two vectors as a vector has lanes; written out, so that they stay in registers.
+/// The maxima of at most as many blocks as a vector has lanes.
 #[inline(always)]
-fn pairs<S: Simd>(simd: S, x: &[f32]) -> [S::i32s; MAX_LANES] {
-    let mut all = [S::i32s::splat(simd, 0); MAX_LANES];
-    let lanes = S::f32s::LEN;
-    let (pairs, _) = all.as_chunks_mut::<4>();
-    for (all, x) in pairs.iter_mut().zip(x.chunks_exact(8 * lanes)) {
-        let ((ab, cd), lanes) = (x.split_at(4 * lanes), 2 * lanes);
-        let ((a, b), (c, d)) = (ab.split_at(lanes), cd.split_at(lanes));
-        *all = [
-            pair_maxima::<S>(simd, a),
-            pair_maxima::<S>(simd, b),
-            pair_maxima::<S>(simd, c),
-            pair_maxima::<S>(simd, d),
-        ];
+fn long<S: Simd>(simd: S, x: &[f32], block: usize) -> [S::i32s; MAX_LANES] {
+    let mut blocks = [S::i32s::splat(simd, 0); MAX_LANES];
+    for (largest, x) in blocks.iter_mut().zip(x.chunks(block)) {
+        *largest = block_maxima::<S>(simd, x);
     }
-    all
+    blocks
 }
 
-/// The maxima of a block of two vectors.
+/// The maxima of as many blocks of `N` vectors as a vector has lanes.
 #[inline(always)]
-fn pair_maxima<S: Simd>(simd: S, x: &[f32]) -> S::i32s {
-    let (low, high) = x.split_at(S::f32s::LEN);
-    magnitudes::<S>(simd, low).max(magnitudes::<S>(simd, high))
+fn short<S: Simd, const N: usize>(simd: S, x: &[f32]) -> [S::i32s; MAX_LANES] {
+    let mut blocks = [S::i32s::splat(simd, 0); MAX_LANES];
+    let lanes = S::f32s::LEN;
+    for i in 0..lanes {
+        let x = &x[i * N * lanes..(i + 1) * N * lanes];
+        let mut largest = magnitudes::<S>(simd, &x[..lanes]);
+        for j in 1..N {
+            largest = largest.max(magnitudes::<S>(simd, &x[j * lanes..(j + 1) * lanes]));
+        }
+        blocks[i] = largest;
+    }
+    blocks
 }
 
 #[inline(always)]

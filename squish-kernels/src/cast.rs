@@ -34,9 +34,10 @@ use half::{bf16, f16};
 
 use crate::{
     Isa,
+    bytes::{narrow_lanes, spread_dwords, widen_lanes, zip_bytes, zip_words},
     element::{Element, Overflow, encode_scalar, sealed::Format},
     real::{Real, sealed::Lanes},
-    stream::{self, Stores, Stream, TILE},
+    stream::{self, Stores, Stream, TILE, Tile},
 };
 
 /// `E(x)` for each element, into `out`.
@@ -322,19 +323,20 @@ trait Step<A: Copy + Default, B: Copy + Default>: Copy {
     #[inline(always)]
     fn run_streamed(
         self,
+        simd: impl Simd,
         step: usize,
         from: &[A],
         to: &mut [B],
         stream: Option<&Stream>,
-        tile: &mut [B; TILE],
+        tile: &mut Tile<B>,
     ) where
         B: Pod,
     {
         let Some(stream) = stream else { return self.run(step, from, to) };
         for (from, to) in from.chunks(TILE).zip(to.chunks_mut(TILE)) {
-            let tile = &mut tile[..from.len()];
+            let tile = tile.first(from.len());
             self.run(step, from, tile);
-            stream.copy(tile, to);
+            stream.copy(simd, tile, to);
         }
     }
 }
@@ -349,7 +351,7 @@ fn encode_each_run<S: Simd, E: Element, const SATURATE: bool>(
 ) {
     let ahead = stream::ahead(stores, x.len());
     let stream = stores.stream();
-    let mut tile = [0; TILE];
+    let mut tile = Tile::new();
     for ((x, out), &factor) in
         x.chunks(runs.block).zip(out.chunks_mut(runs.block)).zip(runs.factors)
     {
@@ -358,7 +360,7 @@ fn encode_each_run<S: Simd, E: Element, const SATURATE: bool>(
             ahead,
             format: PhantomData,
         };
-        step.run_streamed(S::u8s::LEN, x, out, stream.as_ref(), &mut tile);
+        step.run_streamed(simd, S::u8s::LEN, x, out, stream.as_ref(), &mut tile);
     }
 }
 
@@ -371,7 +373,7 @@ fn decode_each_run<S: Simd, E: Element>(
     out: &mut [f32],
 ) {
     let stream = stores.stream();
-    let mut tile = [0.0; TILE];
+    let mut tile = Tile::new();
     let power = power_of_two(127 - E::BIAS);
     for ((codes, out), &factor) in
         codes.chunks(runs.block).zip(out.chunks_mut(runs.block)).zip(runs.factors)
@@ -380,7 +382,7 @@ fn decode_each_run<S: Simd, E: Element>(
         let folded = power * factor;
         if folded.is_finite() {
             let step = Decode::<S, E> { power: S::f32s::splat(simd, folded), format: PhantomData };
-            step.run_streamed(S::u8s::LEN, codes, out, stream.as_ref(), &mut tile);
+            step.run_streamed(simd, S::u8s::LEN, codes, out, stream.as_ref(), &mut tile);
         } else {
             decode_scalar_run::<E>(codes, factor, out);
         }
@@ -424,16 +426,10 @@ impl<S: Simd, E: Element> Step<u8, f32> for Decode<S, E> {
     fn step(self, codes: &[u8], out: &mut [f32]) {
         let len = S::f32s::LEN;
         let codes = S::u8s::from_slice(self.power.token(), codes);
-        let [a, b, c, d] = widen_lanes::<S>(codes);
         let [a, b, c, d] = if any_special::<S, E>(codes) {
-            [a, b, c, d].map(move_special_lanes::<S, E>)
+            widen_lanes::<S>(codes).map(move_special_lanes::<S, E>)
         } else {
-            [
-                move_lanes::<S, E>(a),
-                move_lanes::<S, E>(b),
-                move_lanes::<S, E>(c),
-                move_lanes::<S, E>(d),
-            ]
+            move_bytes::<S, E>(codes)
         };
         (a.bitcast::<S::f32s>() * self.power).store_slice(&mut out[..len]);
         (b.bitcast::<S::f32s>() * self.power).store_slice(&mut out[len..2 * len]);
@@ -540,19 +536,29 @@ fn encode_lanes<S: Simd, F: Format, const SATURATE: bool>(x: S::f32s) -> S::u32s
     let clamp =
         if SATURATE { max_bits::<F>() } else { (max_bits::<F>() & 0x7f80_0000) + 0x0080_0000 };
     let clamped = signed_min::<S>(magnitude::<S>(x), splat(clamp));
-    let smallest = ((128 - F::BIAS) as u32) << 23;
-    let exponent = signed_max::<S>(clamped & splat(0x7f80_0000), splat(smallest));
-    let magic = exponent + splat(shift << 23);
+    let exponent = signed_max::<S>(clamped & splat(0x7f80_0000), splat(smallest_exponent::<F>()));
+    let magic = exponent + splat((shift << 23) + first_code::<F>());
     let sum: S::u32s = (clamped.bitcast::<S::f32s>() + magic.bitcast::<S::f32s>()).bitcast();
-    // `exponent` cancels between `sum - magic` and the binade's first code, but for the shift of the latter.
-    let code =
-        sum - exponent + (exponent >> shift) - splat((shift << 23).wrapping_add(smallest >> shift));
-    let code = if SATURATE {
-        code
-    } else {
-        code.simd_gt(splat(F::MAX_CODE)).select(splat(F::OVERFLOW_CODE), code)
-    };
-    code | ((x.bitcast::<S::u32s>() >> (32 - F::CODE_BITS)) & splat(F::SIGN))
+    // The low byte of the sum counts steps; the exponents of both leave it alone. The count of the binades before this
+    // one comes from the exponent, less what they count to below the smallest, which the magic number held.
+    let code = sum + (exponent >> shift);
+    let sign = (x.bitcast::<S::u32s>() >> (32 - F::CODE_BITS)) & splat(F::SIGN);
+    if SATURATE {
+        return (code & splat(F::SIGN - 1)) | sign;
+    }
+    let code = code & splat(2 * F::SIGN - 1);
+    code.simd_gt(splat(F::MAX_CODE)).select(splat(F::OVERFLOW_CODE), code) | sign
+}
+
+/// `f32` bits of the power of two below which codes are subnormal.
+const fn smallest_exponent<F: Format>() -> u32 {
+    ((128 - F::BIAS) as u32) << 23
+}
+
+/// What the shifted bits of the smallest exponent count to, negated, as the low byte of a mantissa. It is even, so
+/// that ties stay what they are.
+const fn first_code<F: Format>() -> u32 {
+    (smallest_exponent::<F>() >> (23 - F::MANTISSA_BITS)).wrapping_neg() & 0xff
 }
 
 #[inline(always)]
@@ -560,19 +566,30 @@ fn magnitude<S: Simd>(x: S::f32s) -> S::u32s {
     x.bitcast::<S::u32s>() & S::u32s::splat(x.token(), 0x7fff_ffff)
 }
 
-/// Codes with sign, exponent and mantissa at their places in an `f32`, one per 32-bit lane.
+/// Codes with sign, exponent and mantissa at their places in an `f32`, whose upper half holds them all.
+#[inline(always)]
+fn move_bytes<S: Simd, F: Format>(codes: S::u8s) -> [S::u32s; 4] {
+    let zero = S::u8s::splat(codes.token(), 0);
+    let (low, high) = zip_bytes::<S>(zero, spread_dwords::<S>(codes));
+    let zero = zero.bitcast::<S::u16s>();
+    let (a, b) = zip_words::<S>(zero, move_words::<S, F>(low.bitcast()));
+    let (c, d) = zip_words::<S>(zero, move_words::<S, F>(high.bitcast()));
+    [a.bitcast(), b.bitcast(), c.bitcast(), d.bitcast()]
+}
+
+/// Codes in the upper bytes of 16-bit lanes to the upper half of an `f32`.
 ///
 /// The sign goes to the top and is dragged down again by an arithmetic shift, which brings exponent and mantissa to
 /// their places; a mask removes the copies of the sign in between.
 #[inline(always)]
-pub(crate) fn move_lanes<S: Simd, F: Format>(codes: S::u32s) -> S::u32s {
-    let top = (codes << (32 - F::CODE_BITS)).bitcast::<S::i32s>();
+fn move_words<S: Simd, F: Format>(codes: S::i16s) -> S::u16s {
     let exponent_bits = F::CODE_BITS - 1 - F::MANTISSA_BITS;
-    let mask = 0x8000_0000 | ((F::SIGN - 1) << (23 - F::MANTISSA_BITS));
-    (top >> (8 - exponent_bits)).bitcast::<S::u32s>() & S::u32s::splat(codes.token(), mask)
+    let mask = 0x8000 | ((F::SIGN - 1) << (7 - F::MANTISSA_BITS)) as u16;
+    let top = if F::CODE_BITS < 8 { codes << (8 - F::CODE_BITS) } else { codes };
+    (top >> (8 - exponent_bits)).bitcast::<S::u16s>() & S::u16s::splat(codes.token(), mask)
 }
 
-/// [`move_lanes`], with infinities and NaN as such.
+/// The same for one code per 32-bit lane, with infinities and NaN as such.
 #[inline(always)]
 fn move_special_lanes<S: Simd, F: Format>(codes: S::u32s) -> S::u32s {
     let splat = |bits: u32| S::u32s::splat(codes.token(), bits);
@@ -582,7 +599,8 @@ fn move_special_lanes<S: Simd, F: Format>(codes: S::u32s) -> S::u32s {
         Some(code) => magnitude.simd_eq(splat(code)).select(splat(0x7f80_0000), splat(0x7fc0_0000)),
         None => splat(0x7fc0_0000),
     };
-    magnitude.simd_gt(splat(F::MAX_CODE)).select(special | sign, move_lanes::<S, F>(codes))
+    let finite = magnitude << (23 - F::MANTISSA_BITS);
+    magnitude.simd_gt(splat(F::MAX_CODE)).select(special, finite) | sign
 }
 
 /// Whether any of the codes stands for an infinity or a NaN. Rare, so that a step looks once and then chooses.
@@ -590,20 +608,6 @@ fn move_special_lanes<S: Simd, F: Format>(codes: S::u32s) -> S::u32s {
 fn any_special<S: Simd, F: Format>(codes: S::u8s) -> bool {
     let splat = |bits: u32| S::u8s::splat(codes.token(), bits as u8);
     F::NAN_CODE.is_some() && (codes & splat(F::SIGN - 1)).simd_gt(splat(F::MAX_CODE)).any_true()
-}
-
-/// The low bytes of four vectors of 32-bit lanes, each below 256, in order.
-#[inline(always)]
-pub(crate) fn narrow_lanes<S: Simd>([a, b, c, d]: [S::u32s; 4]) -> S::u8s {
-    a.relaxed_narrow(b).relaxed_narrow(c.relaxed_narrow(d))
-}
-
-/// Bytes to 32-bit lanes, in order.
-#[inline(always)]
-pub(crate) fn widen_lanes<S: Simd>(bytes: S::u8s) -> [S::u32s; 4] {
-    let (low, high) = bytes.widen();
-    let ((a, b), (c, d)) = (low.widen(), high.widen());
-    [a, b, c, d]
 }
 
 /// `f32` bits of the largest finite value.

@@ -27,9 +27,10 @@ use fearless_simd::{Select, Simd, prelude::*};
 
 use crate::{
     Isa,
-    cast::{narrow_lanes, widen_lanes},
+    bytes::{narrow_lanes, widen_lanes},
     isa::dispatch,
-    stream::{Stores, Stream, TILE},
+    nibble::pair,
+    stream::{Stores, Stream, TILE, Tile},
 };
 
 /// The scale and the zero point of each run of `block` elements; the last run may be shorter.
@@ -303,15 +304,15 @@ trait Step<S: Simd, A: Pod, B: Pod>: Copy {
         from: &[A],
         to: &mut [B],
         stream: Option<&Stream>,
-        tile: &mut [B; TILE],
+        tile: &mut Tile<B>,
     ) {
         let Some(stream) = stream else { return self.run(scales, from, to) };
         let n_steps = TILE / Self::TO;
         let tiles = from.chunks(n_steps * Self::FROM).zip(to.chunks_mut(n_steps * Self::TO));
         for (i, (from, to)) in tiles.enumerate() {
-            let tile = &mut tile[..to.len()];
+            let tile = tile.first(to.len());
             self.run(scales.after(i * n_steps * Self::LEN), from, tile);
-            stream.copy(tile, to);
+            stream.copy(self.simd(), tile, to);
         }
     }
 }
@@ -326,7 +327,7 @@ fn walk<S: Simd, A: Pod, B: Pod, K: Step<S, A, B>>(
     to: &mut [B],
 ) {
     let stream = stores.stream();
-    let mut tile = [B::zeroed(); TILE];
+    let mut tile = Tile::new();
     let (simd, block) = (kernel.simd(), blocks.block);
     if block < K::LEN && block >= S::f32s::LEN && block.is_power_of_two() {
         let scales =
@@ -483,13 +484,6 @@ impl<S: Simd> Step<S, f32, u8> for Encode<S, true> {
         let second = pair::<S>(self.bytes(scales, second, S::u8s::LEN));
         first.relaxed_narrow(second).store_slice(out);
     }
-}
-
-/// The two codes in the bytes of a 16-bit lane, the later shifted by four bits, in the low byte of the lane.
-#[inline(always)]
-fn pair<S: Simd>(codes: S::u8s) -> S::u16s {
-    let codes: S::u16s = codes.bitcast();
-    (codes | (codes >> 4)) & S::u16s::splat(codes.token(), 0xff)
 }
 
 /// `2^23`, whose mantissa has room for an unsigned code.

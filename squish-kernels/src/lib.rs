@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 
 pub mod blocks;
+mod bytes;
 pub mod cast;
 pub mod element;
 pub mod integer;

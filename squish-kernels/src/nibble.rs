@@ -5,16 +5,17 @@
 //!
 //! Blocks have 32 elements, as in MXFP4, or 16, as in NVFP4 (another `BLOCK` does not compile), so that no vector of any
 //! level straddles two of them. Encoding is that of
-//! [`crate::cast`] with saturation; decoding puts codes where an `f32` has its fields and multiplies.
+//! [`crate::cast`] with saturation; decoding looks the upper two bytes of each code's `f32` up in two tables.
 
 use crate::isa::dispatch;
 use fearless_simd::{Simd, prelude::*};
 
 use crate::{
     Isa,
-    cast::{self, move_lanes, power_of_two, widen_lanes},
-    element::{E2M1, sealed::Format},
-    stream::{self, Stores, TILE},
+    bytes::{spread_words, zip_bytes, zip_words},
+    cast,
+    element::E2M1,
+    stream::{self, Stores, TILE, Tile},
 };
 
 /// `E2M1(x · factors[i / BLOCK])`, rounded to nearest, ties to even, and saturated, two codes per byte.
@@ -127,6 +128,9 @@ fn assert_blocks<const BLOCK: usize>(len: usize, n_bytes: usize, n_factors: usiz
 /// Elements of the widest step: the codes of two vectors of bytes go into one.
 const MAX_STEP: usize = 128;
 
+/// Blocks of the widest step.
+const MAX_BLOCKS: usize = MAX_STEP / 16;
+
 #[inline(always)]
 fn encode<S: Simd, const BLOCK: usize>(
     simd: S,
@@ -136,65 +140,91 @@ fn encode<S: Simd, const BLOCK: usize>(
     out: &mut [u8],
 ) {
     let ahead = stream::ahead(stores, x.len());
-    let stream = stores.stream();
+    let Some(stream) = stores.stream() else {
+        return encode_tile::<S, BLOCK>(simd, ahead, x, factors, out);
+    };
+    let mut tile = Tile::new();
+    let tiles = x.chunks(2 * TILE).zip(out.chunks_mut(TILE)).zip(factors.chunks(2 * TILE / BLOCK));
+    for ((x, out), factors) in tiles {
+        let tile = tile.first(out.len());
+        encode_tile::<S, BLOCK>(simd, ahead, x, factors, tile);
+        stream.copy(simd, tile, out);
+    }
+}
+
+/// Whole steps, then one padded with zeros that holds the rest.
+#[inline(always)]
+fn encode_tile<S: Simd, const BLOCK: usize>(
+    simd: S,
+    ahead: usize,
+    x: &[f32],
+    factors: &[f32],
+    out: &mut [u8],
+) {
     let step = 2 * S::u8s::LEN;
-    let (mut padded, mut packed) = ([0.0; MAX_STEP], [0; MAX_STEP / 2]);
-    let packed = &mut packed[..step / 2];
-    for (i, (x, out)) in x.chunks(step).zip(out.chunks_mut(step / 2)).enumerate() {
-        let factors = Factors::<BLOCK> { factors, start: i * step };
+    let whole = x.len() - x.len() % step;
+    let (x, x_rest) = x.split_at(whole);
+    let (out, out_rest) = out.split_at_mut(whole / 2);
+    let (factors, factors_rest) = factors.split_at(whole / BLOCK);
+    let steps = x
+        .chunks_exact(step)
+        .zip(out.chunks_exact_mut(step / 2))
+        .zip(factors.chunks_exact(step / BLOCK));
+    for ((x, out), factors) in steps {
         stream::prefetch(x, ahead);
-        let x = if x.len() == step {
-            x
-        } else {
-            padded[..x.len()].copy_from_slice(x);
-            &padded[..step]
-        };
-        if stream.is_none() && out.len() == packed.len() {
-            encode_step::<S, BLOCK>(simd, x, factors, out);
-            continue;
-        }
-        encode_step::<S, BLOCK>(simd, x, factors, packed);
-        match &stream {
-            None => out.copy_from_slice(&packed[..out.len()]),
-            Some(stream) => stream.copy(&packed[..out.len()], out),
-        }
+        encode_step::<S, BLOCK>(simd, x, factors, out);
+    }
+    if !x_rest.is_empty() {
+        let (mut padded, mut padded_factors) = ([0.0; MAX_STEP], [0.0; MAX_BLOCKS]);
+        let mut packed = [0; MAX_STEP / 2];
+        padded[..x_rest.len()].copy_from_slice(x_rest);
+        let n_blocks = x_rest.len() / BLOCK;
+        padded_factors[..n_blocks].copy_from_slice(&factors_rest[..n_blocks]);
+        encode_step::<S, BLOCK>(
+            simd,
+            &padded[..step],
+            &padded_factors[..step / BLOCK],
+            &mut packed[..step / 2],
+        );
+        out_rest.copy_from_slice(&packed[..out_rest.len()]);
     }
 }
 
 #[inline(always)]
-fn encode_step<S: Simd, const BLOCK: usize>(
-    simd: S,
-    x: &[f32],
-    factors: Factors<'_, BLOCK>,
-    out: &mut [u8],
-) {
+fn encode_step<S: Simd, const BLOCK: usize>(simd: S, x: &[f32], factors: &[f32], out: &mut [u8]) {
     let (low, high) = x.split_at(S::u8s::LEN);
     let low = encode_bytes::<S, BLOCK>(simd, low, factors, 0);
     let high = encode_bytes::<S, BLOCK>(simd, high, factors, S::u8s::LEN);
     pair::<S>(low).relaxed_narrow(pair::<S>(high)).store_slice(out);
 }
 
-/// Codes of as many elements as a vector has bytes, one per byte.
+/// Codes of as many elements as a vector has bytes, one per byte. They start at element `at` of the step.
 #[inline(always)]
 fn encode_bytes<S: Simd, const BLOCK: usize>(
     simd: S,
     x: &[f32],
-    factors: Factors<'_, BLOCK>,
+    factors: &[f32],
     at: usize,
 ) -> S::u8s {
     let len = S::f32s::LEN;
     let [a, b, c, d] = cast::quarters::<S>(simd, x);
     cast::encode_step::<S, E2M1, true>([
-        a * factors.at::<S>(simd, at),
-        b * factors.at::<S>(simd, at + len),
-        c * factors.at::<S>(simd, at + 2 * len),
-        d * factors.at::<S>(simd, at + 3 * len),
+        a * factor::<S, BLOCK>(simd, factors, at),
+        b * factor::<S, BLOCK>(simd, factors, at + len),
+        c * factor::<S, BLOCK>(simd, factors, at + 2 * len),
+        d * factor::<S, BLOCK>(simd, factors, at + 3 * len),
     ])
+}
+
+/// The factor of the vector at element `at` of a step.
+#[inline(always)]
+fn factor<S: Simd, const BLOCK: usize>(simd: S, factors: &[f32], at: usize) -> S::f32s {
+    S::f32s::splat(simd, factors[at / BLOCK])
 }
 
 /// The two codes in the bytes of a 16-bit lane, the later shifted by four bits, in the low byte of the lane.
 #[inline(always)]
-fn pair<S: Simd>(codes: S::u8s) -> S::u16s {
+pub(crate) fn pair<S: Simd>(codes: S::u8s) -> S::u16s {
     let codes: S::u16s = codes.bitcast();
     (codes | (codes >> 4)) & S::u16s::splat(codes.token(), 0xff)
 }
@@ -207,85 +237,118 @@ fn decode<S: Simd, const BLOCK: usize>(
     factors: &[f32],
     out: &mut [f32],
 ) {
-    let stream = stores.stream();
-    let mut tile = [0.0; TILE];
-    for (i, (packed, out)) in packed.chunks(TILE / 2).zip(out.chunks_mut(TILE)).enumerate() {
-        let factors = Factors::<BLOCK> { factors, start: i * TILE };
-        let values = if stream.is_some() { &mut tile[..out.len()] } else { &mut *out };
-        decode_tile::<S, BLOCK>(simd, packed, factors, values);
-        if let Some(stream) = &stream {
-            stream.copy(&tile[..out.len()], out);
-        }
+    let Some(stream) = stores.stream() else {
+        return decode_tile::<S, BLOCK>(simd, packed, factors, out);
+    };
+    let mut tile = Tile::new();
+    let tiles = packed.chunks(TILE / 2).zip(out.chunks_mut(TILE)).zip(factors.chunks(TILE / BLOCK));
+    for ((packed, out), factors) in tiles {
+        let tile = tile.first(out.len());
+        decode_tile::<S, BLOCK>(simd, packed, factors, tile);
+        stream.copy(simd, tile, out);
     }
 }
 
+/// Whole steps, then one padded with zeros that holds the rest.
 #[inline(always)]
 fn decode_tile<S: Simd, const BLOCK: usize>(
     simd: S,
     packed: &[u8],
-    factors: Factors<'_, BLOCK>,
+    factors: &[f32],
     out: &mut [f32],
 ) {
-    let step = S::u8s::LEN;
-    for (i, (packed, out)) in packed.chunks(step).zip(out.chunks_mut(2 * step)).enumerate() {
-        let factors = Factors { start: factors.start + 2 * i * step, ..factors };
-        if packed.len() < step {
-            let (mut padded, mut values) = ([0; MAX_STEP / 2], [0.0; MAX_STEP]);
-            padded[..packed.len()].copy_from_slice(packed);
-            decode_step::<S, BLOCK>(simd, &padded[..step], factors, &mut values[..2 * step]);
-            out.copy_from_slice(&values[..out.len()]);
-        } else {
-            decode_step::<S, BLOCK>(simd, packed, factors, out);
-        }
+    let step = 2 * S::u8s::LEN;
+    let whole = out.len() - out.len() % step;
+    let (packed, packed_rest) = packed.split_at(whole / 2);
+    let (out, out_rest) = out.split_at_mut(whole);
+    let (factors, factors_rest) = factors.split_at(whole / BLOCK);
+    let tables = Tables::<S>::new(simd);
+    let steps = packed
+        .chunks_exact(step / 2)
+        .zip(out.chunks_exact_mut(step))
+        .zip(factors.chunks_exact(step / BLOCK));
+    for ((packed, out), factors) in steps {
+        tables.decode_step::<BLOCK>(packed, factors, out);
+    }
+    if !out_rest.is_empty() {
+        let (mut padded, mut padded_factors) = ([0; MAX_STEP / 2], [0.0; MAX_BLOCKS]);
+        let mut values = [0.0; MAX_STEP];
+        padded[..packed_rest.len()].copy_from_slice(packed_rest);
+        let n_blocks = out_rest.len() / BLOCK;
+        padded_factors[..n_blocks].copy_from_slice(&factors_rest[..n_blocks]);
+        tables.decode_step::<BLOCK>(
+            &padded[..step / 2],
+            &padded_factors[..step / BLOCK],
+            &mut values[..step],
+        );
+        out_rest.copy_from_slice(&values[..out_rest.len()]);
     }
 }
 
-#[inline(always)]
-fn decode_step<S: Simd, const BLOCK: usize>(
-    simd: S,
-    packed: &[u8],
-    factors: Factors<'_, BLOCK>,
-    out: &mut [f32],
-) {
-    let len = S::f32s::LEN;
-    let [a, b, c, d] = widen_lanes::<S>(S::u8s::from_slice(simd, packed));
-    let (ab, cd) = out.split_at_mut(4 * len);
-    let ((out_a, out_b), (out_c, out_d)) = (ab.split_at_mut(2 * len), cd.split_at_mut(2 * len));
-    decode_pairs::<S, BLOCK>(simd, a, factors, 0, out_a);
-    decode_pairs::<S, BLOCK>(simd, b, factors, 2 * len, out_b);
-    decode_pairs::<S, BLOCK>(simd, c, factors, 4 * len, out_c);
-    decode_pairs::<S, BLOCK>(simd, d, factors, 6 * len, out_d);
+/// Magnitudes by code.
+const MAGNITUDES: [f32; 8] = [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0];
+
+/// Byte `BYTE` of the `f32` of every code, for each block of the widest vector.
+const fn table<const BYTE: usize>() -> [u8; 64] {
+    let (mut out, mut i) = ([0; 64], 0);
+    while i < out.len() {
+        let sign = if i % 16 < 8 { 0 } else { 0x8000_0000 };
+        out[i] = (MAGNITUDES[i % 8].to_bits() | sign).to_le_bytes()[BYTE];
+        i += 1;
+    }
+    out
 }
 
-/// Values of the two codes in each lane, in order. Shifting the high code up leaves the low one's sign at the top.
-#[inline(always)]
-fn decode_pairs<S: Simd, const BLOCK: usize>(
-    simd: S,
-    codes: S::u32s,
-    factors: Factors<'_, BLOCK>,
-    at: usize,
-    out: &mut [f32],
-) {
-    let power = S::f32s::splat(simd, power_of_two(127 - E2M1::BIAS));
-    let low = move_lanes::<S, E2M1>(codes).bitcast::<S::f32s>() * power;
-    let high = move_lanes::<S, E2M1>(codes >> 4).bitcast::<S::f32s>() * power;
-    let (first, second) = low.interleave(high);
-    (first * factors.at::<S>(simd, at)).store_slice(&mut out[..S::f32s::LEN]);
-    (second * factors.at::<S>(simd, at + S::f32s::LEN)).store_slice(&mut out[S::f32s::LEN..]);
-}
-
-/// The factors of a slice that starts at element `start`.
+/// The upper two bytes of the `f32` of every code. The lower two are zero.
 #[derive(Clone, Copy)]
-struct Factors<'a, const BLOCK: usize> {
-    factors: &'a [f32],
-    start: usize,
+struct Tables<S: Simd> {
+    low: S::u8s,
+    high: S::u8s,
 }
 
-impl<const BLOCK: usize> Factors<'_, BLOCK> {
-    /// The factor of the vector at element `at` of the slice; the padding after the last block has any.
+impl<S: Simd> Tables<S> {
     #[inline(always)]
-    fn at<S: Simd>(self, simd: S, at: usize) -> S::f32s {
-        let i = (self.start + at) / BLOCK;
-        S::f32s::splat(simd, self.factors.get(i).copied().unwrap_or(0.0))
+    fn new(simd: S) -> Self {
+        const LOW: [u8; 64] = table::<2>();
+        const HIGH: [u8; 64] = table::<3>();
+        Self {
+            low: S::u8s::from_slice(simd, &LOW[..S::u8s::LEN]),
+            high: S::u8s::from_slice(simd, &HIGH[..S::u8s::LEN]),
+        }
+    }
+
+    #[inline(always)]
+    fn decode_step<const BLOCK: usize>(self, packed: &[u8], factors: &[f32], out: &mut [f32]) {
+        let packed = spread_words::<S>(S::u8s::from_slice(self.low.token(), packed));
+        let low_half = S::u8s::splat(self.low.token(), 0xf);
+        let later = (packed.bitcast::<S::u16s>() >> 4).bitcast::<S::u8s>() & low_half;
+        let (first, second) = zip_bytes::<S>(packed & low_half, later);
+        let (out_first, out_second) = out.split_at_mut(S::u8s::LEN);
+        self.decode_bytes::<BLOCK>(first, factors, 0, out_first);
+        self.decode_bytes::<BLOCK>(second, factors, S::u8s::LEN, out_second);
+    }
+
+    /// Values of a vector of codes, which starts at element `at` of the step.
+    #[inline(always)]
+    fn decode_bytes<const BLOCK: usize>(
+        self,
+        codes: S::u8s,
+        factors: &[f32],
+        at: usize,
+        out: &mut [f32],
+    ) {
+        let simd = codes.token();
+        let len = S::f32s::LEN;
+        let zero = S::u16s::splat(simd, 0);
+        let low = self.low.swizzle_dyn_within_blocks(codes);
+        let high = self.high.swizzle_dyn_within_blocks(codes);
+        let (ab, cd) = zip_bytes::<S>(low, high);
+        let (a, b) = zip_words::<S>(zero, ab.bitcast());
+        let (c, d) = zip_words::<S>(zero, cd.bitcast());
+        let factor = |i: usize| factor::<S, BLOCK>(simd, factors, at + i * len);
+        (a.bitcast::<S::f32s>() * factor(0)).store_slice(&mut out[..len]);
+        (b.bitcast::<S::f32s>() * factor(1)).store_slice(&mut out[len..2 * len]);
+        (c.bitcast::<S::f32s>() * factor(2)).store_slice(&mut out[2 * len..3 * len]);
+        (d.bitcast::<S::f32s>() * factor(3)).store_slice(&mut out[3 * len..]);
     }
 }
