@@ -248,7 +248,7 @@ mod tests {
             let (a, b) = zip_bytes::<S>(half, half);
             for quarter in [a, b] {
                 let (a, b) = zip_words::<S>(quarter.bitcast(), quarter.bitcast());
-                zipped.extend([a, b].map(|words| words.bitcast::<S::u32s>()));
+                zipped.extend([a.bitcast::<S::u32s>(), b.bitcast::<S::u32s>()]);
             }
         }
         let zipped: Vec<u32> =

@@ -63,7 +63,8 @@ pub fn encode_blocks_into<E: Element>(
     out: &mut [E],
     overflow: Overflow,
 ) {
-    encode_blocks_with(Isa::detect(), x, block, factors, out, overflow);
+    let stores = Stores::for_bytes(size_of_val(x) + out.len());
+    encode_blocks_to(Isa::detect(), stores, x, block, factors, out, overflow);
 }
 
 /// The value of each code, into `out`.
@@ -82,7 +83,8 @@ pub fn decode_into<E: Element>(codes: &[E], out: &mut [f32]) {
 /// If `codes` and `out` differ in length, `block` is zero, or `factors` has fewer than `codes.len() / block` entries,
 /// rounded up.
 pub fn decode_blocks_into<E: Element>(codes: &[E], block: usize, factors: &[f32], out: &mut [f32]) {
-    decode_blocks_with(Isa::detect(), codes, block, factors, out);
+    let stores = Stores::for_bytes(codes.len() + size_of_val(out));
+    decode_blocks_to(Isa::detect(), stores, codes, block, factors, out);
 }
 
 /// `E(x)` for each `bf16`, into `out`.
@@ -134,19 +136,6 @@ pub fn narrow_with<T: Real>(isa: Isa, x: &[f32], out: &mut [T]) {
 }
 
 #[doc(hidden)]
-pub fn encode_blocks_with<E: Element>(
-    isa: Isa,
-    x: &[f32],
-    block: usize,
-    factors: &[f32],
-    out: &mut [E],
-    overflow: Overflow,
-) {
-    let stores = Stores::for_bytes(size_of_val(x) + out.len());
-    encode_blocks_to(isa, stores, x, block, factors, out, overflow);
-}
-
-#[doc(hidden)]
 pub fn encode_blocks_to<E: Element>(
     isa: Isa,
     stores: Stores,
@@ -166,18 +155,6 @@ pub fn encode_blocks_to<E: Element>(
         bytemuck::cast_slice_mut(out),
         overflow,
     );
-}
-
-#[doc(hidden)]
-pub fn decode_blocks_with<E: Element>(
-    isa: Isa,
-    codes: &[E],
-    block: usize,
-    factors: &[f32],
-    out: &mut [f32],
-) {
-    let stores = Stores::for_bytes(codes.len() + size_of_val(out));
-    decode_blocks_to(isa, stores, codes, block, factors, out);
 }
 
 #[doc(hidden)]
@@ -649,7 +626,7 @@ mod tests {
         for overflow in [Overflow::Saturate, Overflow::Ieee] {
             let want: Vec<u8> = x.iter().map(|&x| encode_scalar::<E>(x, overflow) as u8).collect();
             for isa in Isa::available() {
-                encode_blocks_with(isa, x, x.len(), &[1.0], &mut codes, overflow);
+                encode_blocks_to(isa, Stores::Cached, x, x.len(), &[1.0], &mut codes, overflow);
                 for ((&x, code), &want) in x.iter().zip(&codes).zip(&want) {
                     assert_eq!(
                         code.to_bits(),
@@ -659,7 +636,7 @@ mod tests {
                         x.to_bits()
                     );
                 }
-                decode_blocks_with(isa, &codes, x.len(), &[1.0], &mut values);
+                decode_blocks_to(isa, Stores::Cached, &codes, x.len(), &[1.0], &mut values);
                 for (value, code) in values.iter().zip(&codes) {
                     assert_eq!(value.to_bits(), code.to_f32().to_bits(), "{isa:?}: {code:?}");
                 }

@@ -89,7 +89,8 @@ impl Blocks<'_> {
 /// If `x` and `out` differ in length, `blocks` has a block of zero elements or too few scales or zero points,
 /// or if the limits are not in order.
 pub fn encode_i8_blocks_into(x: &[f32], blocks: Blocks<'_>, limits: [i8; 2], out: &mut [i8]) {
-    encode_i8_blocks_with(Isa::detect(), x, blocks, limits, out);
+    let stores = Stores::for_bytes(size_of_val(x) + out.len());
+    encode_i8_blocks_to(Isa::detect(), stores, x, blocks, limits, out);
 }
 
 /// The value of each code.
@@ -98,7 +99,8 @@ pub fn encode_i8_blocks_into(x: &[f32], blocks: Blocks<'_>, limits: [i8; 2], out
 ///
 /// If `codes` and `out` differ in length, or `blocks` has a block of zero elements or too few scales or zero points.
 pub fn decode_i8_blocks_into(codes: &[i8], blocks: Blocks<'_>, out: &mut [f32]) {
-    decode_i8_blocks_with(Isa::detect(), codes, blocks, out);
+    let stores = Stores::for_bytes(codes.len() + size_of_val(out));
+    decode_i8_blocks_to(Isa::detect(), stores, codes, blocks, out);
 }
 
 /// The code of each element, between `limits[0]` and `limits[1]`, two per byte.
@@ -108,7 +110,8 @@ pub fn decode_i8_blocks_into(codes: &[i8], blocks: Blocks<'_>, out: &mut [f32]) 
 /// As [`encode_i8_blocks_into`], with `out` half as long as `x`; and if `x.len()` is odd, a block that is not the last
 /// has an odd number of elements, or the limits exceed -8 or 7.
 pub fn encode_i4_blocks_into(x: &[f32], blocks: Blocks<'_>, limits: [i8; 2], out: &mut [u8]) {
-    encode_i4_blocks_with(Isa::detect(), x, blocks, limits, out);
+    let stores = Stores::for_bytes(size_of_val(x) + out.len());
+    encode_i4_blocks_to(Isa::detect(), stores, x, blocks, limits, out);
 }
 
 /// The value of each code, two codes per byte.
@@ -118,19 +121,8 @@ pub fn encode_i4_blocks_into(x: &[f32], blocks: Blocks<'_>, limits: [i8; 2], out
 /// As [`decode_i8_blocks_into`], with `packed` half as long as `out`; and if `out.len()` is odd or a block that is not
 /// the last has an odd number of elements.
 pub fn decode_i4_blocks_into(packed: &[u8], blocks: Blocks<'_>, out: &mut [f32]) {
-    decode_i4_blocks_with(Isa::detect(), packed, blocks, out);
-}
-
-/// The least and the greatest element of each run of `block` elements; the last may be shorter.
-///
-/// NaN with a clear sign bit counts as more than infinity, NaN with a set one as less than minus infinity: a block has
-/// two finite results exactly if all its elements are finite. A negative zero is less than a positive one.
-///
-/// # Panics
-///
-/// If `block` is zero, or `mins` or `maxs` has not one element per block.
-pub fn min_max_blocks_into(x: &[f32], block: usize, mins: &mut [f32], maxs: &mut [f32]) {
-    min_max_blocks_with(Isa::detect(), x, block, mins, maxs);
+    let stores = Stores::for_bytes(packed.len() + size_of_val(out));
+    decode_i4_blocks_to(Isa::detect(), stores, packed, blocks, out);
 }
 
 /// The definition of encoding.
@@ -145,17 +137,6 @@ pub fn encode_scalar(x: f32, scale: f32, zero_point: i8, limits: [i8; 2]) -> i8 
 #[must_use]
 pub fn decode_scalar(code: i8, scale: f32, zero_point: i8) -> f32 {
     f32::from(i16::from(code) - i16::from(zero_point)) * scale
-}
-
-#[doc(hidden)]
-pub fn encode_i8_blocks_with(
-    isa: Isa,
-    x: &[f32],
-    blocks: Blocks<'_>,
-    limits: [i8; 2],
-    out: &mut [i8],
-) {
-    encode_i8_blocks_to(isa, Stores::for_bytes(size_of_val(x) + out.len()), x, blocks, limits, out);
 }
 
 #[doc(hidden)]
@@ -175,11 +156,6 @@ pub fn encode_i8_blocks_to(
 }
 
 #[doc(hidden)]
-pub fn decode_i8_blocks_with(isa: Isa, codes: &[i8], blocks: Blocks<'_>, out: &mut [f32]) {
-    decode_i8_blocks_to(isa, Stores::for_bytes(codes.len() + size_of_val(out)), codes, blocks, out);
-}
-
-#[doc(hidden)]
 pub fn decode_i8_blocks_to(
     isa: Isa,
     stores: Stores,
@@ -191,17 +167,6 @@ pub fn decode_i8_blocks_to(
     blocks.assert_cover(codes.len());
     let codes = bytemuck::cast_slice(codes);
     dispatch!(isa.token(), simd => walk(Decode::<_, false>(simd), stores, codes, blocks, out));
-}
-
-#[doc(hidden)]
-pub fn encode_i4_blocks_with(
-    isa: Isa,
-    x: &[f32],
-    blocks: Blocks<'_>,
-    limits: [i8; 2],
-    out: &mut [u8],
-) {
-    encode_i4_blocks_to(isa, Stores::for_bytes(size_of_val(x) + out.len()), x, blocks, limits, out);
 }
 
 #[doc(hidden)]
@@ -223,17 +188,6 @@ pub fn encode_i4_blocks_to(
 }
 
 #[doc(hidden)]
-pub fn decode_i4_blocks_with(isa: Isa, packed: &[u8], blocks: Blocks<'_>, out: &mut [f32]) {
-    decode_i4_blocks_to(
-        isa,
-        Stores::for_bytes(packed.len() + size_of_val(out)),
-        packed,
-        blocks,
-        out,
-    );
-}
-
-#[doc(hidden)]
 pub fn decode_i4_blocks_to(
     isa: Isa,
     stores: Stores,
@@ -244,15 +198,6 @@ pub fn decode_i4_blocks_to(
     assert_eq!(2 * packed.len(), out.len(), "integer: `packed` is not half as long as `out`");
     blocks.assert_cover_pairs(out.len());
     dispatch!(isa.token(), simd => walk(Decode::<_, true>(simd), stores, packed, blocks, out));
-}
-
-#[doc(hidden)]
-pub fn min_max_blocks_with(isa: Isa, x: &[f32], block: usize, mins: &mut [f32], maxs: &mut [f32]) {
-    assert!(block > 0, "integer: `block` is zero");
-    let n_blocks = x.len().div_ceil(block);
-    assert_eq!(mins.len(), n_blocks, "integer: one minimum per block of {block}");
-    assert_eq!(maxs.len(), n_blocks, "integer: one maximum per block of {block}");
-    dispatch!(isa.token(), simd => extremes(simd, x, block, mins, maxs));
 }
 
 /// Elements of the widest step.
@@ -563,49 +508,6 @@ impl<S: Simd> Step<S, u8, f32> for Decode<S, true> {
     }
 }
 
-#[inline(always)]
-fn extremes<S: Simd>(simd: S, x: &[f32], block: usize, mins: &mut [f32], maxs: &mut [f32]) {
-    for ((x, min), max) in x.chunks(block).zip(mins).zip(maxs) {
-        let (least, greatest) = block_extremes(simd, x);
-        *min = f32::from_bits(by_order(least) as u32);
-        *max = f32::from_bits(by_order(greatest) as u32);
-    }
-}
-
-/// Two chains of either kind hide the latency; a rest of less than a vector is one padded with its first element.
-#[inline(always)]
-fn block_extremes<S: Simd>(simd: S, x: &[f32]) -> (i32, i32) {
-    let lanes = S::f32s::LEN;
-    let mut mins = [S::i32s::splat(simd, i32::MAX); 2];
-    let mut maxs = [S::i32s::splat(simd, i32::MIN); 2];
-    let pairs = x.chunks_exact(2 * lanes);
-    let rest = pairs.remainder();
-    for x in pairs {
-        let (a, b) = (ordered::<S>(simd, &x[..lanes]), ordered::<S>(simd, &x[lanes..]));
-        mins = [mins[0].min(a), mins[1].min(b)];
-        maxs = [maxs[0].max(a), maxs[1].max(b)];
-    }
-    for x in rest.chunks(lanes) {
-        let mut padded = S::f32s::splat(simd, x[0]);
-        padded.as_mut_slice()[..x.len()].copy_from_slice(x);
-        let a = ordered::<S>(simd, padded.as_slice());
-        (mins[0], maxs[0]) = (mins[0].min(a), maxs[0].max(a));
-    }
-    (mins[0].min(mins[1]).reduce_min(), maxs[0].max(maxs[1]).reduce_max())
-}
-
-/// Integers in the order of the floats.
-#[inline(always)]
-fn ordered<S: Simd>(simd: S, x: &[f32]) -> S::i32s {
-    let bits: S::i32s = S::f32s::from_slice(simd, x).bitcast();
-    bits ^ ((bits >> 31) & S::i32s::splat(simd, i32::MAX))
-}
-
-/// The map of [`ordered`], which is its own inverse: the bits of negative floats descend with their values.
-const fn by_order(bits: i32) -> i32 {
-    bits ^ ((bits >> 31) & i32::MAX)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -632,13 +534,15 @@ mod tests {
         ((0..n).map(scale).collect(), (0..n).map(|i| (i * 37 % 16) as i8 - 8).collect())
     }
 
-    fn for_each_case(mut check: impl FnMut(Isa, &[f32], Blocks<'_>)) {
+    fn for_each_case(mut check: impl FnMut(Isa, Stores, &[f32], Blocks<'_>)) {
         let x = inputs(1030);
         let (scales, zero_points) = scales(1030);
         for isa in Isa::available() {
             for (len, block) in LENS.into_iter().flat_map(|len| BLOCKS.map(|block| (len, block))) {
                 for zero_points in [None, Some(&zero_points[..])] {
-                    check(isa, &x[..len], Blocks { block, scales: &scales, zero_points });
+                    let blocks = Blocks { block, scales: &scales, zero_points };
+                    check(isa, Stores::Cached, &x[..len], blocks);
+                    check(isa, Stores::Streamed, &x[..len], blocks);
                 }
             }
         }
@@ -651,12 +555,12 @@ mod tests {
 
     #[test]
     fn every_isa_casts_int8_as_the_definition_says() {
-        for_each_case(|isa, x, blocks| {
+        for_each_case(|isa, stores, x, blocks| {
             for limits in [[-128, 127], [-127, 127], [-3, 5]] {
                 let mut codes = vec![99; x.len()];
-                encode_i8_blocks_with(isa, x, blocks, limits, &mut codes);
+                encode_i8_blocks_to(isa, stores, x, blocks, limits, &mut codes);
                 let mut values = vec![99.0; x.len()];
-                decode_i8_blocks_with(isa, &codes, blocks, &mut values);
+                decode_i8_blocks_to(isa, stores, &codes, blocks, &mut values);
                 for (i, (&x, (&code, value))) in x.iter().zip(codes.iter().zip(values)).enumerate()
                 {
                     let (scale, zero_point) = block_of(blocks, i);
@@ -678,12 +582,12 @@ mod tests {
 
     #[test]
     fn every_isa_casts_int4_as_the_definition_says() {
-        for_each_case(|isa, x, blocks| {
+        for_each_case(|isa, stores, x, blocks| {
             for limits in [[-8, 7], [-7, 7]] {
                 let mut packed = vec![99; x.len() / 2];
-                encode_i4_blocks_with(isa, x, blocks, limits, &mut packed);
+                encode_i4_blocks_to(isa, stores, x, blocks, limits, &mut packed);
                 let mut values = vec![99.0; x.len()];
-                decode_i4_blocks_with(isa, &packed, blocks, &mut values);
+                decode_i4_blocks_to(isa, stores, &packed, blocks, &mut values);
                 for (i, (&x, value)) in x.iter().zip(values).enumerate() {
                     let (scale, zero_point) = block_of(blocks, i);
                     let code = (packed[i / 2] >> (4 * (i % 2)) & 0xf) as i8 - 8;
@@ -712,12 +616,12 @@ mod tests {
         {
             let blocks = Blocks { block: 512, scales: &[0.3], zero_points: Some(&[zero_point]) };
             let mut values = vec![0.0; 256];
-            decode_i8_blocks_with(isa, &codes, blocks, &mut values);
+            decode_i8_blocks_to(isa, Stores::Cached, &codes, blocks, &mut values);
             for (&code, value) in codes.iter().zip(values) {
                 assert_eq!(value, (f32::from(code) - f32::from(zero_point)) * 0.3, "{isa:?}");
             }
             let mut values = vec![0.0; 512];
-            decode_i4_blocks_with(isa, &packed, blocks, &mut values);
+            decode_i4_blocks_to(isa, Stores::Cached, &packed, blocks, &mut values);
             for (byte, values) in packed.iter().zip(values.as_chunks::<2>().0) {
                 let want = [byte & 0xf, byte >> 4]
                     .map(|code| (f32::from(code) - 8.0 - f32::from(zero_point)) * 0.3);
@@ -727,61 +631,37 @@ mod tests {
     }
 
     #[test]
-    fn results_too_large_for_the_caches_are_the_same() {
-        // Above 24 MiB results go around the caches, by tiles; odd starts make all their edges.
-        let n = (6 << 20) + 4320;
-        let x: Vec<f32> = (0..n).map(|i| (i as f32 * 0.37).sin() * 9.0).collect();
-        let mut values = vec![0.0; n + 3];
-        for block in [32, 128, 4322] {
-            let (scales, zero_points) = scales(n.div_ceil(block));
-            let blocks = Blocks { block, scales: &scales, zero_points: Some(&zero_points) };
-            let mut codes = vec![0; n + 1];
-            encode_i8_blocks_into(&x, blocks, [-128, 127], &mut codes[1..]);
-            decode_i8_blocks_into(&codes[1..], blocks, &mut values[3..]);
-            for (i, x) in x.iter().enumerate() {
-                let (scale, zero_point) = block_of(blocks, i);
-                assert_eq!(codes[i + 1], encode_scalar(*x, scale, zero_point, [-128, 127]));
-                assert_eq!(
-                    values[i + 3].to_bits(),
-                    decode_scalar(codes[i + 1], scale, zero_point).to_bits()
-                );
-            }
-            let mut packed = vec![0; n / 2 + 1];
-            encode_i4_blocks_into(&x, blocks, [-8, 7], &mut packed[1..]);
-            decode_i4_blocks_into(&packed[1..], blocks, &mut values[3..]);
-            for (i, x) in x.iter().enumerate() {
-                let (scale, zero_point) = block_of(blocks, i);
-                let code = (packed[1 + i / 2] >> (4 * (i % 2)) & 0xf) as i8 - 8;
-                assert_eq!(code, encode_scalar(*x, scale, zero_point, [-8, 7]));
-                assert_eq!(
-                    values[i + 3].to_bits(),
-                    decode_scalar(code, scale, zero_point).to_bits()
-                );
-            }
-        }
-    }
-
-    #[test]
-    fn every_isa_finds_the_extremes_of_every_block() {
+    fn results_that_go_around_the_caches_are_the_same_wherever_they_start() {
         let x = inputs(1030);
-        let order = |x: &f32| by_order(x.to_bits() as i32);
-        for (len, block) in [0usize, 1, 7, 16, 33, 64, 999, 1030]
-            .into_iter()
-            .flat_map(|len| [1, 3, 16, 32, 33, 100, 2000].map(|block| (len, block)))
+        let (scales, zero_points) = scales(1030);
+        for (isa, start) in
+            Isa::available().flat_map(|isa| [1, 3, 16, 61].map(|start| (isa, start)))
         {
-            let n_blocks = len.div_ceil(block);
-            for isa in Isa::available() {
-                let (mut mins, mut maxs) = (vec![0.0; n_blocks], vec![0.0; n_blocks]);
-                min_max_blocks_with(isa, &x[..len], block, &mut mins, &mut maxs);
-                for (x, (min, max)) in x[..len].chunks(block).zip(mins.iter().zip(&maxs)) {
-                    assert_eq!(Some(order(min)), x.iter().map(order).min(), "{isa:?}: {x:?}");
-                    assert_eq!(Some(order(max)), x.iter().map(order).max(), "{isa:?}: {x:?}");
-                    assert_eq!(
-                        min.is_finite() && max.is_finite(),
-                        x.iter().all(|x| x.is_finite()),
-                        "{isa:?}: {x:?}"
-                    );
+            for block in [32, 128, 300] {
+                let blocks = Blocks { block, scales: &scales, zero_points: Some(&zero_points) };
+                let (mut codes, mut packed) = (vec![0; start + 1030], vec![0; start + 515]);
+                let mut values = vec![0.0; start + 1030];
+                let stores = Stores::Streamed;
+                encode_i8_blocks_to(isa, stores, &x, blocks, [-128, 127], &mut codes[start..]);
+                decode_i8_blocks_to(isa, stores, &codes[start..], blocks, &mut values[start..]);
+                for (i, x) in x.iter().enumerate() {
+                    let (scale, zero_point) = block_of(blocks, i);
+                    let (code, value) = (codes[start + i], values[start + i]);
+                    assert_eq!(code, encode_scalar(*x, scale, zero_point, [-128, 127]));
+                    assert_eq!(value.to_bits(), decode_scalar(code, scale, zero_point).to_bits());
                 }
+                encode_i4_blocks_to(isa, stores, &x, blocks, [-8, 7], &mut packed[start..]);
+                decode_i4_blocks_to(isa, stores, &packed[start..], blocks, &mut values[start..]);
+                for (i, x) in x.iter().enumerate() {
+                    let (scale, zero_point) = block_of(blocks, i);
+                    let code = (packed[start + i / 2] >> (4 * (i % 2)) & 0xf) as i8 - 8;
+                    assert_eq!(code, encode_scalar(*x, scale, zero_point, [-8, 7]));
+                    let want = decode_scalar(code, scale, zero_point);
+                    assert_eq!(values[start + i].to_bits(), want.to_bits());
+                }
+                assert!(codes[..start].iter().all(|&x| x == 0));
+                assert!(packed[..start].iter().all(|&x| x == 0));
+                assert!(values[..start].iter().all(|&x| x == 0.0));
             }
         }
     }

@@ -27,7 +27,8 @@ use crate::{
 /// If `x` is no multiple of `BLOCK`, `out` not half as long as `x`,
 /// or if there are fewer factors than blocks.
 pub fn encode_e2m1_blocks_into<const BLOCK: usize>(x: &[f32], factors: &[f32], out: &mut [u8]) {
-    encode_e2m1_blocks_with::<BLOCK>(Isa::detect(), x, factors, out);
+    let stores = Stores::for_bytes(size_of_val(x) + out.len());
+    encode_e2m1_blocks_to::<BLOCK>(Isa::detect(), stores, x, factors, out);
 }
 
 /// The value of each code times its block's factor, rounded once.
@@ -42,18 +43,8 @@ pub fn decode_e2m1_blocks_into<const BLOCK: usize>(
     factors: &[f32],
     out: &mut [f32],
 ) {
-    decode_e2m1_blocks_with::<BLOCK>(Isa::detect(), packed, factors, out);
-}
-
-#[doc(hidden)]
-pub fn encode_e2m1_blocks_with<const BLOCK: usize>(
-    isa: Isa,
-    x: &[f32],
-    factors: &[f32],
-    out: &mut [u8],
-) {
-    let stores = Stores::for_bytes(size_of_val(x) + out.len());
-    encode_e2m1_blocks_to::<BLOCK>(isa, stores, x, factors, out);
+    let stores = Stores::for_bytes(packed.len() + size_of_val(out));
+    decode_e2m1_blocks_to::<BLOCK>(Isa::detect(), stores, packed, factors, out);
 }
 
 #[doc(hidden)]
@@ -69,17 +60,6 @@ pub fn encode_e2m1_blocks_to<const BLOCK: usize>(
         16 => encode_16(isa, stores, x, factors, out),
         _ => encode_32(isa, stores, x, factors, out),
     }
-}
-
-#[doc(hidden)]
-pub fn decode_e2m1_blocks_with<const BLOCK: usize>(
-    isa: Isa,
-    packed: &[u8],
-    factors: &[f32],
-    out: &mut [f32],
-) {
-    let stores = Stores::for_bytes(packed.len() + size_of_val(out));
-    decode_e2m1_blocks_to::<BLOCK>(isa, stores, packed, factors, out);
 }
 
 #[doc(hidden)]

@@ -1,7 +1,7 @@
 //! Storage types of activations and weights, [`Real`]: `f32`, [`bf16`], [`struct@f16`].
 //!
-//! Kernels compute in `f32` and round once, ties to even, where the result is stored. NaN is stored as the quiet NaN of
-//! its sign, what exceeds the largest finite number as an infinity.
+//! Kernels compute in `f32` and round once, ties to even, where the result is stored. NaN stays NaN, made quiet, with the
+//! upper bits of its payload; what exceeds the largest finite number becomes an infinity.
 
 use fearless_simd::{Simd, prelude::*};
 use half::{bf16, f16, slice::HalfFloatSliceExt};

@@ -1,5 +1,7 @@
 //! Public behavior of the crate, module per module.
 
+#[path = "it/activation.rs"]
+mod activation;
 #[path = "it/allocation.rs"]
 mod allocation;
 #[path = "it/cast.rs"]

@@ -5,18 +5,19 @@ use squish_bench::golden::Golden;
 use squish_kernels::{
     Isa,
     cast::{
-        decode_bf16_with, decode_blocks_with, encode_bf16_with, encode_blocks_with, narrow_with,
-        widen_with,
+        decode_bf16_with, decode_blocks_into, decode_blocks_to, encode_bf16_into, encode_bf16_with,
+        encode_blocks_to, encode_into, narrow_with, widen_with,
     },
     element::{E2M1, E2M3, E3M2, E4M3, E5M2, E8M0, Element, Overflow},
-    nibble::{decode_e2m1_blocks_with, encode_e2m1_blocks_with},
+    nibble::{decode_e2m1_blocks_into, decode_e2m1_blocks_to, encode_e2m1_blocks_to},
+    stream::Stores,
 };
 
 fn golden() -> Golden {
     Golden::load(env!("CARGO_MANIFEST_DIR"), "elements")
 }
 
-/// Runs `check` with the spelling of each format and the code that an encoding in ml_dtypes must have for NaN.
+/// Runs `check` for each format.
 macro_rules! for_each_format {
     ($check:ident $(, $arg:expr)*) => {
         $check::<E4M3>($($arg),*);
@@ -32,7 +33,7 @@ fn decodes<E: Element>(golden: &Golden) {
     let codes: Vec<E> = (0..want.len()).map(|code| E::from_bits(code as u8)).collect();
     for isa in Isa::available() {
         let mut got = vec![0.0; want.len()];
-        decode_blocks_with(isa, &codes, codes.len(), &[1.0], &mut got);
+        decode_blocks_to(isa, Stores::Cached, &codes, codes.len(), &[1.0], &mut got);
         let mut got_bf16 = vec![half::bf16::ZERO; want.len()];
         decode_bf16_with(isa, &codes, &mut got_bf16);
         for ((code, want), (got, bf16)) in codes.iter().zip(&want).zip(got.iter().zip(got_bf16)) {
@@ -86,7 +87,15 @@ fn encodes_bf16<E: Element>(golden: &Golden) {
             let mut from_bf16 = vec![E::from_bits(0); want.len()];
             encode_bf16_with(isa, &bf16s, &mut from_bf16, overflow);
             let mut from_f32 = from_bf16.clone();
-            encode_blocks_with(isa, &f32s, f32s.len(), &[1.0], &mut from_f32, overflow);
+            encode_blocks_to(
+                isa,
+                Stores::Cached,
+                &f32s,
+                f32s.len(),
+                &[1.0],
+                &mut from_f32,
+                overflow,
+            );
             for ((x, want), (a, b)) in f32s.iter().zip(&want).zip(from_bf16.iter().zip(&from_f32)) {
                 assert!(
                     same_code(*a, *want),
@@ -109,7 +118,7 @@ fn encodes_boundaries<E: Element>(golden: &Golden) {
         let want = codes_of::<E>(golden, "boundary", ".code", overflow);
         for isa in Isa::available() {
             let mut got = vec![E::from_bits(0); want.len()];
-            encode_blocks_with(isa, &x, x.len(), &[1.0], &mut got, overflow);
+            encode_blocks_to(isa, Stores::Cached, &x, x.len(), &[1.0], &mut got, overflow);
             for ((x, want), got) in x.iter().zip(&want).zip(got) {
                 assert!(
                     same_code(got, *want),
@@ -201,9 +210,9 @@ proptest! {
         let factors: Vec<f32> = (0..x.len().div_ceil(block)).map(|i| (scale as f32 / 8.0).exp2() * (1.0 + i as f32 / 7.0)).collect();
         for isa in Isa::available() {
             let mut codes = vec![E4M3::from_bits(0); x.len()];
-            encode_blocks_with(isa, &x, block, &factors, &mut codes, Overflow::Ieee);
+            encode_blocks_to(isa, Stores::Cached, &x, block, &factors, &mut codes, Overflow::Ieee);
             let mut values = vec![0.0; x.len()];
-            decode_blocks_with(isa, &codes, block, &factors, &mut values);
+            decode_blocks_to(isa, Stores::Cached, &codes, block, &factors, &mut values);
             for (i, ((x, code), value)) in x.iter().zip(&codes).zip(values).enumerate() {
                 let factor = factors[i / block];
                 prop_assert_eq!(*code, E4M3::from_f32(x * factor, Overflow::Ieee), "{:?}: {}", isa, x);
@@ -219,7 +228,7 @@ proptest! {
         let codes: Vec<E5M2> = codes.into_iter().map(E5M2::from_bits).collect();
         for isa in Isa::available() {
             let mut values = vec![0.0; codes.len()];
-            decode_blocks_with(isa, &codes, codes.len().max(1), &[factor], &mut values);
+            decode_blocks_to(isa, Stores::Cached, &codes, codes.len().max(1), &[factor], &mut values);
             for (code, value) in codes.iter().zip(values) {
                 let want = code.to_f32() * factor;
                 prop_assert!(value.to_bits() == want.to_bits() || value.is_nan() && want.is_nan(), "{isa:?}: {code:?} * {factor:e} = {value:e}, not {want:e}");
@@ -228,55 +237,114 @@ proptest! {
     }
 
     #[test]
-    fn packed_e2m1_is_e2m1_two_to_a_byte(blocks in 0usize..20, seed in any::<u32>(), any_bits in any::<bool>()) {
-        let x: Vec<f32> = (0..blocks * 16).map(|i| {
-            let bits = seed.wrapping_add(i as u32).wrapping_mul(0x9e37_79b9);
-            if any_bits { f32::from_bits(bits) } else { (bits >> 8) as f32 / 1e6 - 8.0 }
-        }).collect();
-        let factors: Vec<f32> = (0..blocks).map(|i| (i as f32 - 9.0).exp2()).collect();
+    fn packed_e2m1_is_e2m1_two_to_a_byte(blocks in 0usize..24, seed in any::<u32>(), any_bits in any::<bool>(), start in 0usize..70) {
+        packed_e2m1::<16>(blocks, seed, any_bits, start);
+        packed_e2m1::<32>(blocks, seed, any_bits, start);
+    }
+}
+
+fn packed_e2m1<const BLOCK: usize>(blocks: usize, seed: u32, any_bits: bool, start: usize) {
+    let value = |i: usize| {
+        let bits = seed.wrapping_add(i as u32).wrapping_mul(0x9e37_79b9);
+        if any_bits { f32::from_bits(bits) } else { (bits >> 8) as f32 / 1e6 - 8.0 }
+    };
+    let x: Vec<f32> = (0..blocks * BLOCK).map(value).collect();
+    let factors: Vec<f32> = (0..blocks).map(|i| (i as f32 - 9.0).exp2()).collect();
+    for (isa, stores) in
+        Isa::available().flat_map(|isa| [Stores::Cached, Stores::Streamed].map(|to| (isa, to)))
+    {
+        let mut packed = vec![0; start + x.len() / 2];
+        encode_e2m1_blocks_to::<BLOCK>(isa, stores, &x, &factors, &mut packed[start..]);
+        let mut values = vec![0.0; start + x.len()];
+        decode_e2m1_blocks_to::<BLOCK>(
+            isa,
+            stores,
+            &packed[start..],
+            &factors,
+            &mut values[start..],
+        );
+        for (i, (x, value)) in x.iter().zip(&values[start..]).enumerate() {
+            let code = E2M1::from_bits(packed[start + i / 2] >> (4 * (i % 2)) & 0xf);
+            let factor = factors[i / BLOCK];
+            assert_eq!(code, E2M1::from_f32(x * factor, Overflow::Saturate), "{isa:?}: {x}");
+            assert_eq!(value.to_bits(), (code.to_f32() * factor).to_bits(), "{isa:?}: {code:?}");
+        }
+        assert!(packed[..start].iter().all(|&byte| byte == 0));
+    }
+}
+
+#[test]
+fn every_packed_byte_decodes_with_every_kind_of_factor_on_every_isa() {
+    let packed: Vec<u8> = (0..=u8::MAX).collect();
+    for factor in [1.0, 0.5, -3.0, 1e-40, f32::MAX, f32::INFINITY, f32::NAN] {
         for isa in Isa::available() {
-            let mut packed = vec![0; x.len() / 2];
-            encode_e2m1_blocks_with::<16>(isa, &x, &factors, &mut packed);
-            let mut values = vec![0.0; x.len()];
-            decode_e2m1_blocks_with::<16>(isa, &packed, &factors, &mut values);
-            for (i, (x, value)) in x.iter().zip(values).enumerate() {
+            let mut values = [0.0; 512];
+            decode_e2m1_blocks_to::<32>(isa, Stores::Cached, &packed, &[factor; 16], &mut values);
+            for (i, value) in values.iter().enumerate() {
                 let code = E2M1::from_bits(packed[i / 2] >> (4 * (i % 2)) & 0xf);
-                prop_assert_eq!(code, E2M1::from_f32(x * factors[i / 16], Overflow::Saturate), "{:?}: {}", isa, x);
-                prop_assert_eq!(value.to_bits(), (code.to_f32() * factors[i / 16]).to_bits());
+                let want = code.to_f32() * factor;
+                assert!(
+                    value.to_bits() == want.to_bits() || value.is_nan() && want.is_nan(),
+                    "{isa:?}: {code:?} * {factor:e} is {value:e}, not {want:e}"
+                );
             }
         }
     }
 }
 
 #[test]
-fn results_too_large_for_the_caches_are_the_same() {
-    // Above 24 MiB results go around the caches, by tiles; an odd length and start make all their edges.
-    let n = (6 << 20) + 4321;
-    let x: Vec<f32> = (0..n).map(|i| (i as f32 * 0.37).sin() * 500.0).collect();
-    let isa = Isa::detect();
-    let mut codes = vec![E4M3::from_bits(0); n + 1];
-    encode_blocks_with(
-        isa,
-        &x,
-        4099,
-        &vec![1.25; n / 4099 + 1],
-        &mut codes[1..],
-        Overflow::Saturate,
-    );
-    let mut values = vec![0.0; n + 3];
-    decode_blocks_with(isa, &codes[1..], 4099, &vec![0.8; n / 4099 + 1], &mut values[3..]);
-    for ((x, code), value) in x.iter().zip(&codes[1..]).zip(&values[3..]) {
-        assert_eq!(*code, E4M3::from_f32(x * 1.25, Overflow::Saturate));
-        assert_eq!(*value, code.to_f32() * 0.8);
+fn results_that_go_around_the_caches_are_the_same_wherever_they_start() {
+    let x: Vec<f32> = (0..1030).map(|i| (i as f32 * 0.37).sin() * 500.0).collect();
+    for (isa, start) in Isa::available().flat_map(|isa| [0, 1, 3, 16, 61].map(|start| (isa, start)))
+    {
+        for (len, block) in [(0, 1), (255, 300), (256, 40), (257, 128), (1030, 4099), (1030, 300)] {
+            let mut codes = vec![E4M3::from_bits(0); start + len];
+            let (up, down) = (vec![1.25; len / block + 1], vec![0.8; len / block + 1]);
+            let (x, to) = (&x[..len], Stores::Streamed);
+            encode_blocks_to(isa, to, x, block, &up, &mut codes[start..], Overflow::Saturate);
+            let mut values = vec![0.0; start + len];
+            decode_blocks_to(isa, to, &codes[start..], block, &down, &mut values[start..]);
+            for ((x, code), value) in x.iter().zip(&codes[start..]).zip(&values[start..]) {
+                assert_eq!(*code, E4M3::from_f32(x * 1.25, Overflow::Saturate), "{isa:?} {start}");
+                assert_eq!(*value, code.to_f32() * 0.8, "{isa:?} {start}");
+            }
+            assert!(values[..start].iter().all(|&value| value == 0.0));
+        }
     }
-    let n = n / 32 * 32;
-    let mut packed = vec![0; n / 2];
-    encode_e2m1_blocks_with::<32>(isa, &x[..n], &vec![0.01; n / 32], &mut packed);
-    let mut values = vec![0.0; n + 5];
-    decode_e2m1_blocks_with::<32>(isa, &packed, &vec![100.0; n / 32], &mut values[5..]);
-    for (i, x) in x[..n].iter().enumerate() {
-        let code = E2M1::from_bits(packed[i / 2] >> (4 * (i % 2)) & 0xf);
-        assert_eq!(code, E2M1::from_f32(x * 0.01, Overflow::Saturate));
-        assert_eq!(values[5 + i], code.to_f32() * 100.0);
-    }
+}
+
+#[test]
+#[should_panic(expected = "encode: `x` and `out` differ in length")]
+fn encoding_refuses_different_lengths() {
+    encode_into(&[0.0; 3], &mut [E4M3::default(); 4], Overflow::Saturate);
+}
+
+#[test]
+#[should_panic(expected = "encode: `x` and `out` differ in length")]
+fn encoding_bf16_refuses_different_lengths() {
+    encode_bf16_into(&[half::bf16::ZERO; 3], &mut [E4M3::default(); 2], Overflow::Saturate);
+}
+
+#[test]
+#[should_panic(expected = "cast: 2 factors for 3 blocks")]
+fn decoding_refuses_missing_factors() {
+    decode_blocks_into(&[E4M3::default(); 5], 2, &[1.0; 2], &mut [0.0; 5]);
+}
+
+#[test]
+#[should_panic(expected = "cast: `block` is zero")]
+fn decoding_refuses_empty_blocks() {
+    decode_blocks_into(&[E4M3::default(); 5], 0, &[1.0; 2], &mut [0.0; 5]);
+}
+
+#[test]
+#[should_panic(expected = "nibble: 48 elements are no multiple of the block of 32")]
+fn packed_decoding_refuses_part_of_a_block() {
+    decode_e2m1_blocks_into::<32>(&[0; 24], &[1.0; 2], &mut [0.0; 48]);
+}
+
+#[test]
+#[should_panic(expected = "nibble: 1 factors for 2 blocks")]
+fn packed_decoding_refuses_missing_factors() {
+    decode_e2m1_blocks_into::<32>(&[0; 32], &[1.0], &mut [0.0; 64]);
 }
