@@ -33,6 +33,47 @@ pub(crate) fn narrow_lanes<S: Simd>([a, b, c, d]: [S::u32s; 4]) -> S::u8s {
     }
 }
 
+/// [`narrow_lanes`], with the signs of `x` as the uppermost of the `n_bits` of each byte.
+#[inline(always)]
+pub(crate) fn narrow_with_signs<S: Simd>(
+    lanes: [S::u32s; 4],
+    x: [S::f32s; 4],
+    n_bits: u32,
+) -> S::u8s {
+    let simd = x[0].token();
+    match simd.level() {
+        // Saturation keeps signs, so that they narrow as they are, and are put in place once for all four vectors.
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx2(token) => {
+            let lanes = lanes.map(
+                #[inline(always)]
+                |lanes| same(token, lanes),
+            );
+            let x = x.map(
+                #[inline(always)]
+                |x| same(token, x),
+            );
+            same(simd, x86::narrow_with_signs(token, lanes, x, n_bits))
+        }
+        _ => {
+            let [a, b, c, d] = lanes;
+            let [x_a, x_b, x_c, x_d] = x;
+            narrow_lanes::<S>([
+                with_sign::<S>(a, x_a, n_bits),
+                with_sign::<S>(b, x_b, n_bits),
+                with_sign::<S>(c, x_c, n_bits),
+                with_sign::<S>(d, x_d, n_bits),
+            ])
+        }
+    }
+}
+
+#[inline(always)]
+fn with_sign<S: Simd>(lanes: S::u32s, x: S::f32s, n_bits: u32) -> S::u32s {
+    let sign = S::u32s::splat(x.token(), 1 << (n_bits - 1));
+    lanes | ((x.bitcast::<S::u32s>() >> (32 - n_bits)) & sign)
+}
+
 /// The bytes, four at a time, where [`zip_bytes`] and then [`zip_words`] give them in order.
 #[inline(always)]
 pub(crate) fn spread_dwords<S: Simd>(bytes: S::u8s) -> S::u8s {
@@ -116,7 +157,9 @@ where
 mod x86 {
     use core::arch::x86_64::*;
 
-    use fearless_simd::{Avx2, Avx512, kernel, prelude::*, u8x32, u8x64, u16x16, u16x32, u32x8};
+    use fearless_simd::{
+        Avx2, Avx512, f32x8, kernel, prelude::*, u8x32, u8x64, u16x16, u16x32, u32x8,
+    };
 
     kernel!(
         #[inline(always)]
@@ -126,6 +169,31 @@ mod x86 {
             let high = _mm256_packus_epi32(c.into(), d.into());
             let order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
             _mm256_permutevar8x32_epi32(_mm256_packus_epi16(low, high), order).simd_into(token)
+        }
+    );
+
+    kernel!(
+        #[inline(always)]
+        pub(super) fn narrow_with_signs(
+            token: Avx2,
+            lanes: [u32x8<Avx2>; 4],
+            x: [f32x8<Avx2>; 4],
+            n_bits: u32,
+        ) -> u8x32<Avx2> {
+            let [a, b, c, d] = lanes;
+            let low = _mm256_packus_epi32(a.into(), b.into());
+            let high = _mm256_packus_epi32(c.into(), d.into());
+            let codes = _mm256_packus_epi16(low, high);
+            let [a, b, c, d] = x;
+            let low =
+                _mm256_packs_epi32(_mm256_castps_si256(a.into()), _mm256_castps_si256(b.into()));
+            let high =
+                _mm256_packs_epi32(_mm256_castps_si256(c.into()), _mm256_castps_si256(d.into()));
+            let signs = _mm256_packs_epi16(low, high);
+            let signs = _mm256_srl_epi16(signs, _mm_cvtsi32_si128(8 - n_bits as i32));
+            let signs = _mm256_and_si256(signs, _mm256_set1_epi8((1_u32 << (n_bits - 1)) as i8));
+            let order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+            _mm256_permutevar8x32_epi32(_mm256_or_si256(codes, signs), order).simd_into(token)
         }
     );
 

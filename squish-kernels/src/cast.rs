@@ -34,7 +34,7 @@ use half::{bf16, f16};
 
 use crate::{
     Isa,
-    bytes::{narrow_lanes, spread_dwords, widen_lanes, zip_bytes, zip_words},
+    bytes::{narrow_with_signs, spread_dwords, widen_lanes, zip_bytes, zip_words},
     element::{Element, Overflow, encode_scalar, sealed::Format},
     real::{Real, sealed::Lanes},
     stream::{self, Stores, Stream, TILE, Tile},
@@ -206,6 +206,15 @@ pub struct Runs<'a> {
     factors: &'a [f32],
 }
 
+impl Runs<'_> {
+    /// `Some(n)` if every one of the runs of `len` elements is `2^n` whole steps of `step` elements, and those are few.
+    fn whole_steps(self, step: usize, len: usize) -> Option<u32> {
+        let n_steps = self.block / step;
+        let is_whole = self.block.is_multiple_of(step) && len.is_multiple_of(self.block);
+        (is_whole && n_steps.is_power_of_two() && n_steps <= 16).then(|| n_steps.trailing_zeros())
+    }
+}
+
 /// Encodes with the kernel of `E`. Formats call this from [`Format::encode_runs`], so that the kernels are compiled
 /// once, in this crate, and not again in every crate that casts.
 pub(crate) fn encode_runs<E: Element>(
@@ -318,6 +327,25 @@ trait Step<A: Copy + Default, B: Copy + Default>: Copy {
     }
 }
 
+/// Runs of `2^shift` steps each, as one sequence of steps: a loop per run costs a row of 128 elements a third.
+#[inline(always)]
+fn run_flat<A, B, K>(
+    step: usize,
+    shift: u32,
+    from: &[A],
+    factors: &[f32],
+    to: &mut [B],
+    make: impl Fn(f32) -> K,
+) where
+    A: Copy + Default,
+    B: Copy + Default,
+    K: Step<A, B>,
+{
+    for (i, (from, to)) in from.chunks_exact(step).zip(to.chunks_exact_mut(step)).enumerate() {
+        make(factors[i >> shift]).step(from, to);
+    }
+}
+
 #[inline(always)]
 fn encode_each_run<S: Simd, E: Element, const SATURATE: bool>(
     simd: S,
@@ -328,6 +356,22 @@ fn encode_each_run<S: Simd, E: Element, const SATURATE: bool>(
 ) {
     let ahead = stream::ahead(stores, x.len());
     let stream = stores.stream();
+    if stream.is_none()
+        && let Some(shift) = runs.whole_steps(S::u8s::LEN, x.len())
+    {
+        return run_flat(
+            S::u8s::LEN,
+            shift,
+            x,
+            runs.factors,
+            out,
+            #[inline(always)]
+            |factor| {
+                let factor = S::f32s::splat(simd, factor);
+                Encode::<S, E, SATURATE> { factor, ahead, format: PhantomData }
+            },
+        );
+    }
     let mut tile = Tile::new();
     for ((x, out), &factor) in
         x.chunks(runs.block).zip(out.chunks_mut(runs.block)).zip(runs.factors)
@@ -350,8 +394,27 @@ fn decode_each_run<S: Simd, E: Element>(
     out: &mut [f32],
 ) {
     let stream = stores.stream();
-    let mut tile = Tile::new();
     let power = power_of_two(127 - E::BIAS);
+    if stream.is_none()
+        && let Some(shift) = runs.whole_steps(S::u8s::LEN, codes.len())
+        && runs.factors[..codes.len() / runs.block]
+            .iter()
+            .all(|factor| (power * factor).is_finite())
+    {
+        return run_flat(
+            S::u8s::LEN,
+            shift,
+            codes,
+            runs.factors,
+            out,
+            #[inline(always)]
+            |factor| {
+                let power = S::f32s::splat(simd, power * factor);
+                Decode::<S, E> { power, format: PhantomData }
+            },
+        );
+    }
+    let mut tile = Tile::new();
     for ((codes, out), &factor) in
         codes.chunks(runs.block).zip(out.chunks_mut(runs.block)).zip(runs.factors)
     {
@@ -477,12 +540,13 @@ pub(crate) fn encode_step<S: Simd, F: Format, const SATURATE: bool>(x: [S::f32s;
             if SATURATE { Overflow::Saturate } else { Overflow::Ieee },
         );
     }
-    narrow_lanes::<S>([
+    let codes = [
         encode_lanes::<S, F, SATURATE>(a),
         encode_lanes::<S, F, SATURATE>(b),
         encode_lanes::<S, F, SATURATE>(c),
         encode_lanes::<S, F, SATURATE>(d),
-    ])
+    ];
+    narrow_with_signs::<S>(codes, x, F::CODE_BITS)
 }
 
 /// [`encode_step`] for vectors with a NaN.
@@ -504,7 +568,7 @@ fn encode_scalar_slice<F: Format>(x: &[f32], overflow: Overflow, codes: &mut [u8
     }
 }
 
-/// Codes of numbers and infinities, one per 32-bit lane.
+/// Codes of the magnitudes of numbers and infinities, one per 32-bit lane.
 #[inline(always)]
 fn encode_lanes<S: Simd, F: Format, const SATURATE: bool>(x: S::f32s) -> S::u32s {
     let shift = 23 - F::MANTISSA_BITS;
@@ -519,12 +583,11 @@ fn encode_lanes<S: Simd, F: Format, const SATURATE: bool>(x: S::f32s) -> S::u32s
     // The low byte of the sum counts steps; the exponents of both leave it alone. The count of the binades before this
     // one comes from the exponent, less what they count to below the smallest, which the magic number held.
     let code = sum + (exponent >> shift);
-    let sign = (x.bitcast::<S::u32s>() >> (32 - F::CODE_BITS)) & splat(F::SIGN);
     if SATURATE {
-        return (code & splat(F::SIGN - 1)) | sign;
+        return code & splat(F::SIGN - 1);
     }
     let code = code & splat(2 * F::SIGN - 1);
-    code.simd_gt(splat(F::MAX_CODE)).select(splat(F::OVERFLOW_CODE), code) | sign
+    code.simd_gt(splat(F::MAX_CODE)).select(splat(F::OVERFLOW_CODE), code)
 }
 
 /// `f32` bits of the power of two below which codes are subnormal.

@@ -4,20 +4,19 @@
 //! the same 64 MiB. One thread.
 
 use squish_bench::{
-    Aligned, Checked, Limit, Residency, Row, Suite, Target, Unchecked, Work, black_box, input,
+    Aligned, Checked, Limit, Residency, Row, Target, Unchecked, Work, black_box, input,
 };
 use squish_kernels::{
     SimdLevel,
-    cast::{decode_blocks_with, decode_into, encode_blocks_with, encode_into},
+    cast::{decode_blocks_to, decode_into, encode_blocks_to, encode_into},
     element::{E4M3, E5M2, Element, Overflow},
+    stream::Stores,
 };
-use squish_quant::{
-    Fp8Format, Fp8Quantizer, Fp8View, Granularity, NonFinite,
-    ndarray::{ArrayView2, ArrayViewMut2},
-};
+use squish_quant::{Fp8Format, Fp8Quantizer, Fp8View, Granularity, NonFinite};
 
-const SMALL: usize = 128;
-const LARGE: usize = 4096;
+use common::{LARGE, SMALL, at_least, at_most, square, square_mut};
+
+mod common;
 
 /// `f32` in, a code out; or the other way round.
 const fn work(side: usize, reads_floats: bool) -> Work {
@@ -60,47 +59,34 @@ const fn large(
     }
 }
 
-const MEMCPY: &str = "memcpy";
-
-static ENCODE: Row = small(
-    "fp8/encode_e4m3_channel",
-    "encode() E4M3 per channel",
-    true,
-    &[Target::AtMostTimesProbe { probe: MEMCPY, times: 4.2 }],
-);
-static DECODE: Row = small(
-    "fp8/decode_e4m3_channel",
-    "decode() E4M3 per channel",
-    false,
-    &[Target::AtMostTimesProbe { probe: MEMCPY, times: 1.2 }],
-);
+static ENCODE: Row =
+    small("fp8/encode_e4m3_channel", "encode() E4M3 per channel", true, &[at_most(4.2)]);
+static DECODE: Row =
+    small("fp8/decode_e4m3_channel", "decode_into() E4M3 per channel", false, &[at_most(1.2)]);
 static ENCODE_E5M2: Row =
     small("fp8/encode_e5m2_block", "encode() E5M2 per block of 128", true, &[]);
 static ENCODE_LARGE: Row = large(
     "fp8/encode_e4m3_channel",
-    "encode() E4M3 per channel",
+    "encode_into(), Saturate, E4M3 per channel",
     true,
     &[
-        Target::AtLeastShareOfProbe { probe: MEMCPY, share: 0.6 },
+        at_least(0.6),
         Target::AtLeastTimesPeer { peer: "torch", times: 3.0 },
         Target::AtLeastTimesPeer { peer: "float8", times: 10.0 },
     ],
 );
 static ENCODE_GIVEN: Row = large(
     "fp8/encode_e4m3_given",
-    "encode_with_scales() E4M3 per channel",
+    "encode_with_scales_into(), Saturate, E4M3 per channel",
     true,
-    &[
-        Target::AtLeastShareOfProbe { probe: MEMCPY, share: 0.8 },
-        Target::AtLeastTimesPeer { peer: "torch", times: 3.0 },
-    ],
+    &[at_least(0.8), Target::AtLeastTimesPeer { peer: "torch", times: 3.0 }],
 );
 static DECODE_LARGE: Row = large(
     "fp8/decode_e4m3_channel",
-    "decode() E4M3 per channel",
+    "decode_into() E4M3 per channel",
     false,
     &[
-        Target::AtLeastShareOfProbe { probe: MEMCPY, share: 0.9 },
+        at_least(0.9),
         Target::AtLeastTimesPeer { peer: "torch", times: 20.0 },
         Target::AtLeastTimesPeer { peer: "float8", times: 10.0 },
     ],
@@ -112,7 +98,7 @@ static CAST_LARGE: Row = cast(large(
     "f32 to E4M3",
     true,
     &[
-        Target::AtLeastShareOfProbe { probe: MEMCPY, share: 0.8 },
+        at_least(0.8),
         Target::AtLeastTimesPeer { peer: "torch", times: 3.0 },
         Target::AtLeastTimesPeer { peer: "float8", times: 10.0 },
     ],
@@ -122,7 +108,7 @@ static CAST_FROM_LARGE: Row = cast(large(
     "E4M3 to f32",
     false,
     &[
-        Target::AtLeastShareOfProbe { probe: MEMCPY, share: 0.9 },
+        at_least(0.9),
         Target::AtLeastTimesPeer { peer: "torch", times: 20.0 },
         Target::AtLeastTimesPeer { peer: "float8", times: 10.0 },
     ],
@@ -139,11 +125,7 @@ const fn cast(row: Row) -> Row {
 }
 
 fn main() {
-    rayon_core::ThreadPoolBuilder::new()
-        .num_threads(1)
-        .build_global()
-        .expect("the first pool of the process");
-    let mut suite = Suite::new();
+    let mut suite = common::suite();
     let per_channel = Fp8Quantizer::default();
     let per_block = Fp8Quantizer {
         format: Fp8Format::E5M2,
@@ -162,10 +144,6 @@ fn main() {
     suite.row(&CAST_LARGE, |row| encode_cast(row, LARGE));
     suite.row(&CAST_FROM_LARGE, |row| decode_cast(row, LARGE));
     suite.finish();
-}
-
-fn square(x: &[f32], side: usize) -> ArrayView2<'_, f32> {
-    ArrayView2::from_shape((side, side), x).expect("a square")
 }
 
 /// Asserts codes and scales by the definition, element by element.
@@ -244,8 +222,7 @@ fn decode(row: Unchecked<'_>, side: usize) -> Checked<'_> {
             .expect("valid");
     let mut out = Aligned::<f32>::zeroed(side * side);
     let decode_into = |out: &mut [f32]| {
-        let out = ArrayViewMut2::from_shape((side, side), out).expect("a square");
-        black_box(view).decode_into(out).expect("same shape");
+        black_box(view).decode_into(square_mut(out, side)).expect("same shape");
     };
     row.check(|| {
         decode_into(&mut out);
@@ -275,9 +252,10 @@ fn encode_cast(row: Unchecked<'_>, side: usize) -> Checked<'_> {
     })
     .ours(|bench| bench.iter(|| encode_into(black_box(&x), &mut codes, Overflow::Saturate)))
     .at_level(SimdLevel::Avx2, |isa, bench| {
-        let codes = &mut codes_at_level;
+        let (stores, codes) = (Stores::for_bytes(5 * x.len()), &mut codes_at_level);
         bench.iter(|| {
-            encode_blocks_with(isa, black_box(&x), x.len(), &[1.0], codes, Overflow::Saturate);
+            let x = black_box(&x);
+            encode_blocks_to(isa, stores, x, x.len(), &[1.0], codes, Overflow::Saturate);
         });
     })
     .memcpy_probe(4 * side * side)
@@ -296,8 +274,9 @@ fn decode_cast(row: Unchecked<'_>, side: usize) -> Checked<'_> {
     })
     .ours(|bench| bench.iter(|| decode_into(black_box(&codes), &mut out)))
     .at_level(SimdLevel::Avx2, |isa, bench| {
+        let (stores, out) = (Stores::for_bytes(5 * codes.len()), &mut out_at_level);
         bench.iter(|| {
-            decode_blocks_with(isa, black_box(&codes), codes.len(), &[1.0], &mut out_at_level);
+            decode_blocks_to(isa, stores, black_box(&codes), codes.len(), &[1.0], out);
         });
     })
     .memcpy_probe(4 * side * side)

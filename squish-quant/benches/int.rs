@@ -1,14 +1,13 @@
-//! INT8 and INT4 codec: weights of 4096x4096, and 128x128 in cache.
+//! INT8 and INT4 codec: weights of 4096x4096. One thread.
 
 use squish_bench::{
-    Aligned, Checked, Limit, Residency, Row, Suite, Target, Unchecked, Work, black_box, input,
+    Aligned, Checked, Limit, Residency, Row, Target, Unchecked, Work, black_box, input,
 };
-use squish_quant::{
-    Granularity, IntFormat, IntQuantizer, IntView, NonFinite,
-    ndarray::{ArrayView2, ArrayViewMut2},
-};
+use squish_quant::{Granularity, IntFormat, IntQuantizer, IntView, NonFinite};
 
-const LARGE: usize = 4096;
+use common::{LARGE, at_least, square, square_mut};
+
+mod common;
 
 const fn row(
     id: &'static str,
@@ -31,25 +30,27 @@ const fn row(
     }
 }
 
-const fn at_least(share: f64) -> Target {
-    Target::AtLeastShareOfProbe { probe: "memcpy", share }
-}
-
-static ENCODE_INT8: Row =
-    row("int/encode_int8_channel", "encode() INT8 per channel", 8, true, &[at_least(0.55)]);
+static ENCODE_INT8: Row = row(
+    "int/encode_int8_channel",
+    "encode_into(), Saturate, INT8 per channel",
+    8,
+    true,
+    &[at_least(0.55)],
+);
 static DECODE_INT8: Row =
-    row("int/decode_int8_channel", "decode() INT8 per channel", 8, false, &[at_least(0.85)]);
-static ENCODE_INT4: Row =
-    row("int/encode_int4_g128", "encode() INT4, groups of 128", 4, true, &[at_least(0.55)]);
+    row("int/decode_int8_channel", "decode_into() INT8 per channel", 8, false, &[at_least(0.85)]);
+static ENCODE_INT4: Row = row(
+    "int/encode_int4_g128",
+    "encode_into(), Saturate, INT4, groups of 128",
+    4,
+    true,
+    &[at_least(0.55)],
+);
 static DECODE_INT4: Row =
-    row("int/decode_int4_g128", "decode() INT4, groups of 128", 4, false, &[at_least(0.85)]);
+    row("int/decode_int4_g128", "decode_into() INT4, groups of 128", 4, false, &[at_least(0.85)]);
 
 fn main() {
-    rayon_core::ThreadPoolBuilder::new()
-        .num_threads(1)
-        .build_global()
-        .expect("the first pool of the process");
-    let mut suite = Suite::new();
+    let mut suite = common::suite();
     let int8 = IntQuantizer { non_finite: NonFinite::Saturate, ..IntQuantizer::default() };
     let int4 =
         IntQuantizer { format: IntFormat::Int4, granularity: Granularity::Block1d(128), ..int8 };
@@ -58,10 +59,6 @@ fn main() {
     suite.row(&ENCODE_INT4, |row| encode(row, int4));
     suite.row(&DECODE_INT4, |row| decode(row, int4));
     suite.finish();
-}
-
-fn square(x: &[f32], side: usize) -> ArrayView2<'_, f32> {
-    ArrayView2::from_shape((side, side), x).expect("a square")
 }
 
 /// Code of element `i` of a row-major matrix.
@@ -119,8 +116,7 @@ fn decode(row: Unchecked<'_>, quantizer: IntQuantizer) -> Checked<'_> {
     .expect("valid");
     let mut out = Aligned::<f32>::zeroed(side * side);
     let decode_into = |out: &mut [f32]| {
-        let out = ArrayViewMut2::from_shape((side, side), out).expect("a square");
-        black_box(view).decode_into(out).expect("same shape");
+        black_box(view).decode_into(square_mut(out, side)).expect("same shape");
     };
     row.check(|| {
         decode_into(&mut out);

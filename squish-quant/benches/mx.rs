@@ -1,17 +1,15 @@
-//! MXFP4 codec: the seed's rows at 128x128, and weights of 4096x4096 by every scale rule that costs differently.
+//! MXFP4 codec: the seed's rows at 128x128, and weights of 4096x4096 by every scale rule that costs differently. One
+//! thread.
 
 use squish_bench::{
-    Aligned, Checked, Limit, Residency, Row, Suite, Table, Target, Unchecked, Work, black_box,
-    input,
+    Aligned, Checked, Limit, Residency, Row, Table, Target, Unchecked, Work, black_box, input,
 };
 use squish_kernels::element::{E2M1, E8M0, Element, Overflow};
-use squish_quant::{
-    MX_BLOCK, MxFormat, MxQuantizer, MxView, NonFinite, ScaleRule,
-    ndarray::{ArrayView2, ArrayViewMut2},
-};
+use squish_quant::{MX_BLOCK, MxFormat, MxQuantizer, MxView, NonFinite, ScaleRule};
 
-const SMALL: usize = 128;
-const LARGE: usize = 4096;
+use common::{LARGE, SMALL, at_least, at_most, square, square_mut};
+
+mod common;
 
 const fn row(
     id: &'static str,
@@ -40,29 +38,23 @@ const fn row(
     }
 }
 
-const fn at_most(times: f64) -> Target {
-    Target::AtMostTimesProbe { probe: "memcpy", times }
-}
-
-const fn at_least(share: f64) -> Target {
-    Target::AtLeastShareOfProbe { probe: "memcpy", share }
-}
-
 static ENCODE: Row =
     row("mx/encode_mx4", "encode() MXFP4, rule Floor", SMALL, true, &[at_most(4.2)]);
-static DECODE: Row = row("mx/decode_mx4", "decode() MXFP4", SMALL, false, &[at_most(1.5)]);
-static ENCODE_LARGE: Row =
-    row("mx/encode_mx4", "encode() MXFP4, rule Floor", LARGE, true, &[at_least(0.55)]);
+static DECODE: Row = row("mx/decode_mx4", "decode_into() MXFP4", SMALL, false, &[at_most(1.5)]);
+static ENCODE_LARGE: Row = row(
+    "mx/encode_mx4",
+    "encode_into(), Saturate, MXFP4, rule Floor",
+    LARGE,
+    true,
+    &[at_least(0.55)],
+);
 static ENCODE_MIN_MSE: Row =
-    row("mx/encode_mx4_min_mse", "encode() MXFP4, rule MinMse", LARGE, true, &[]);
-static DECODE_LARGE: Row = row("mx/decode_mx4", "decode() MXFP4", LARGE, false, &[at_least(0.85)]);
+    row("mx/encode_mx4_min_mse", "encode_into(), Saturate, MXFP4, rule MinMse", LARGE, true, &[]);
+static DECODE_LARGE: Row =
+    row("mx/decode_mx4", "decode_into() MXFP4", LARGE, false, &[at_least(0.85)]);
 
 fn main() {
-    rayon_core::ThreadPoolBuilder::new()
-        .num_threads(1)
-        .build_global()
-        .expect("the first pool of the process");
-    let mut suite = Suite::new();
+    let mut suite = common::suite();
     suite.row(&ENCODE, |row| encode_small(row, MxQuantizer::default()));
     suite.row(&DECODE, |row| decode(row, SMALL));
     let saturating = MxQuantizer { non_finite: NonFinite::Saturate, ..MxQuantizer::default() };
@@ -72,10 +64,6 @@ fn main() {
     });
     suite.row(&DECODE_LARGE, |row| decode(row, LARGE));
     suite.finish();
-}
-
-fn square(x: &[f32], side: usize) -> ArrayView2<'_, f32> {
-    ArrayView2::from_shape((side, side), x).expect("a square")
 }
 
 /// Asserts the codes of every block by the definition, given its scale, and the scale by the rule.
@@ -135,8 +123,7 @@ fn decode(row: Unchecked<'_>, side: usize) -> Checked<'_> {
         MxView::new(MxFormat::MxFp4, [side, side], tensor.codes(), tensor.scales()).expect("valid");
     let mut out = Aligned::<f32>::zeroed(side * side);
     let decode_into = |out: &mut [f32]| {
-        let out = ArrayViewMut2::from_shape((side, side), out).expect("a square");
-        black_box(view).decode_into(out).expect("same shape");
+        black_box(view).decode_into(square_mut(out, side)).expect("same shape");
     };
     row.check(|| {
         decode_into(&mut out);

@@ -8,9 +8,12 @@ use std::ops::Range;
 
 use ndarray::{ArrayView2, ArrayViewMut2, Axis};
 
+use squish_kernels::blocks::abs_max_blocks_into;
+
 use crate::{
     error::{Error, Result},
-    parallel::Rows,
+    granularity::NonFinite,
+    parallel::{Rows, for_bands},
 };
 
 /// Elements of a run, 16 KiB of `f32`: half of the smallest L1, since codes and scales want room too.
@@ -19,12 +22,14 @@ const RUN_ELEMENTS: usize = 4096;
 /// Blocks of a run at most, so that their factors fit in an array on the stack.
 pub(crate) const RUN_BLOCKS: usize = 256;
 
-/// Rows to encode, with the buffers for their codes and scales.
+/// Rows to encode, with the buffers for their codes, scales and zero points.
 pub(crate) struct EncodeBand<'a, S> {
     pub(crate) first_row: usize,
     pub(crate) x: ArrayView2<'a, f32>,
     pub(crate) codes: &'a mut [u8],
     pub(crate) scales: &'a mut [S],
+    /// One per scale, if there are any.
+    pub(crate) zero_points: Option<&'a mut [i8]>,
     /// Rows and columns of a block.
     pub(crate) block: [usize; 2],
 }
@@ -37,7 +42,7 @@ impl<'a, S> EncodeBand<'a, S> {
         scales: &'a mut [S],
         block: [usize; 2],
     ) -> Self {
-        Self { first_row: 0, x, codes, scales, block }
+        Self { first_row: 0, x, codes, scales, zero_points: None, block }
     }
 }
 
@@ -47,18 +52,21 @@ impl<S: Send> Rows for EncodeBand<'_, S> {
     }
 
     fn split_at_row(self, n: usize) -> (Self, Self) {
-        let Self { first_row, x, codes, scales, block } = self;
+        let Self { first_row, x, codes, scales, zero_points, block } = self;
+        let n_scales = n / block[0] * x.ncols().div_ceil(block[1]);
         let (codes, codes_rest) = codes.split_at_mut(codes.len() / x.nrows() * n);
-        let (scales, scales_rest) =
-            scales.split_at_mut(n / block[0] * x.ncols().div_ceil(block[1]));
+        let (scales, scales_rest) = scales.split_at_mut(n_scales);
+        let (zero_points, zero_points_rest) =
+            zero_points.map(|zero_points| zero_points.split_at_mut(n_scales)).unzip();
         let (x, x_rest) = x.split_at(Axis(0), n);
         (
-            Self { first_row, x, codes, scales, block },
+            Self { first_row, x, codes, scales, zero_points, block },
             Self {
                 first_row: first_row + n,
                 x: x_rest,
                 codes: codes_rest,
                 scales: scales_rest,
+                zero_points: zero_points_rest,
                 block,
             },
         )
@@ -89,9 +97,9 @@ impl Rows for CastBand<'_> {
 }
 
 /// Rows to decode into.
-pub(crate) struct DecodeBand<'a> {
-    pub(crate) first_row: usize,
-    pub(crate) out: ArrayViewMut2<'a, f32>,
+struct DecodeBand<'a> {
+    first_row: usize,
+    out: ArrayViewMut2<'a, f32>,
 }
 
 impl Rows for DecodeBand<'_> {
@@ -104,6 +112,36 @@ impl Rows for DecodeBand<'_> {
         let (out, rest) = out.split_at(Axis(0), n);
         (Self { first_row, out }, Self { first_row: first_row + n, out: rest })
     }
+}
+
+/// Has `decode` write the rows of `out`, of which the first is row `first_row` of the matrix, on all threads if `bytes`
+/// read and written pay for them.
+///
+/// `decode` gets the index of a row and whole rows of `out` from there on that follow each other in memory, one row at a
+/// time unless `joined`.
+pub(crate) fn decode_rows(
+    first_row: usize,
+    out: ArrayViewMut2<'_, f32>,
+    joined: bool,
+    bytes: usize,
+    decode: impl Fn(usize, &mut [f32]) + Sync,
+) {
+    // Rows without elements may be more than anyone can count.
+    if out.is_empty() {
+        return;
+    }
+    for_bands(DecodeBand { first_row, out }, 1, bytes, &|DecodeBand { first_row, mut out }| {
+        if joined && let Some(out) = out.as_slice_mut() {
+            decode(first_row, out);
+        } else {
+            for (i, mut row) in out.rows_mut().into_iter().enumerate() {
+                let row = row.as_slice_mut().expect("rows were checked to be contiguous");
+                decode(first_row + i, row);
+            }
+        }
+        Ok(())
+    })
+    .expect("decoding has no errors");
 }
 
 /// Part of the rows of a band that lies contiguously and begins with a block.
@@ -159,9 +197,19 @@ pub(crate) fn check_out(shape: [usize; 2], out: &ArrayViewMut2<'_, f32>) -> Resu
     check_rows("out", out.dim(), out.strides())
 }
 
-/// `Ok` if every scale is a number that is not negative and not infinite.
+/// `Ok` if every scale can decode: a number that is not negative and not infinite.
 pub(crate) fn check_scales(scales: &[f32]) -> Result<()> {
-    match scales.iter().position(|&scale| !(scale >= 0.0 && scale.is_finite())) {
+    all_scales(scales, |scale| scale >= 0.0 && scale.is_finite())
+}
+
+/// `Ok` if every scale can encode: positive and finite, as is its reciprocal.
+pub(crate) fn check_divisors(scales: &[f32]) -> Result<()> {
+    all_scales(scales, |scale| scale > 0.0 && scale.is_finite() && scale.recip().is_finite())
+}
+
+/// `Ok` if every scale is `good`, else the first that is not.
+pub(crate) fn all_scales(scales: &[f32], good: impl Fn(f32) -> bool) -> Result<()> {
+    match scales.iter().position(|&scale| !good(scale)) {
         None => Ok(()),
         Some(index) => Err(Error::BadScale { index, value: scales[index] }),
     }
@@ -187,7 +235,7 @@ pub(crate) fn check_finite(x: ArrayView2<'_, f32>) -> Result<()> {
     let mut largest = [0.0; RUN_BLOCKS];
     for run in runs(&x, RUN_ELEMENTS.min(x.ncols().max(1))) {
         let largest = &mut largest[..run.x.len().div_ceil(RUN_ELEMENTS)];
-        squish_kernels::blocks::abs_max_blocks_into(run.x, RUN_ELEMENTS, largest);
+        abs_max_blocks_into(run.x, RUN_ELEMENTS, largest);
         if largest.iter().any(|x| !x.is_finite()) {
             return Err(first_non_finite(run.element, run.x));
         }
@@ -202,8 +250,24 @@ pub(crate) fn first_non_finite(first_element: usize, x: &[f32]) -> Error {
     Error::NonFinite { index: first_element + i, value: x[i] }
 }
 
-/// The largest finite magnitude.
-#[cold]
-pub(crate) fn finite_abs_max(x: &[f32]) -> f32 {
-    x.iter().filter(|x| x.is_finite()).fold(0.0, |largest, x| x.abs().max(largest))
+/// Writes the largest finite magnitude of each block of `x`, and returns whether all elements are finite; or the error
+/// for the first that is not, if that is asked for. `x` is preceded by `first_element` elements.
+pub(crate) fn finite_abs_max(
+    non_finite: NonFinite,
+    first_element: usize,
+    x: &[f32],
+    block: usize,
+    largest: &mut [f32],
+) -> Result<bool> {
+    abs_max_blocks_into(x, block, largest);
+    if largest.iter().all(|x| x.is_finite()) {
+        return Ok(true);
+    }
+    if non_finite == NonFinite::Error {
+        return Err(first_non_finite(first_element, x));
+    }
+    for (largest, x) in largest.iter_mut().zip(x.chunks(block)) {
+        *largest = x.iter().filter(|x| x.is_finite()).fold(0.0, |largest, x| x.abs().max(largest));
+    }
+    Ok(false)
 }

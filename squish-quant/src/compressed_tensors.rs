@@ -16,7 +16,11 @@
 //! The bytes of little-endian words of eight 4-bit codes are the bytes of [`IntTensor`], so that INT4 is read where it
 //! lies. Eight-bit codes differ in the top bit from those of `int-quantized` and are copied. Rows must be whole words:
 //! the library pads others with the code -8, which no checkpoint of a linear layer has shown. An order of the groups by
-//! activation (`weight_g_idx`) is not covered, nor are zero points of a whole tensor, which the library does not pack.
+//! activation (`weight_g_idx`) is not covered, and zero points of a whole tensor are refused in `pack-quantized`, because
+//! the library does not pack them.
+//!
+//! Shapes do not tell the size of the groups: two groups of 32 columns may be 16 and 16 elements or 24 and 8. Readers ask
+//! for the [`Granularity`], which the `quantization_config` of a checkpoint has as `strategy` and `group_size`.
 //!
 //! The library makes zero points from `f32` scales, rounds the scales to their type, and then makes codes with the
 //! rounded scales. [`encode`] does the same.
@@ -25,14 +29,14 @@
 
 use std::borrow::Cow;
 
-use half::{bf16, f16};
 use ndarray::ArrayView2;
 
 use crate::{
+    band::all_scales,
     error::{Error, Result},
-    fp8::ScaleBytes,
     granularity::Granularity,
     int::{IntFormat, IntQuantizer, IntTensor, IntView},
+    scales::{ScaleBytes, ScaleType},
 };
 
 /// A matrix whose codes are borrowed from a checkpoint if its layout allows.
@@ -43,6 +47,8 @@ pub type IntCow<'a> = IntTensor<Cow<'a, [u8]>, Vec<f32>, Vec<i8>>;
 pub struct PackQuantized<'a> {
     /// Bits of a code.
     pub format: IntFormat,
+    /// Which elements share a scale.
+    pub granularity: Granularity,
     /// The numbers in `weight_shape`.
     pub shape: [usize; 2],
     /// Words of codes.
@@ -58,6 +64,8 @@ pub struct PackQuantized<'a> {
 /// The tensors of an `int-quantized` weight, as bytes.
 #[derive(Clone, Copy, Debug)]
 pub struct IntQuantized<'a> {
+    /// Which elements share a scale.
+    pub granularity: Granularity,
     /// Shape of the weight.
     pub shape: [usize; 2],
     /// Codes.
@@ -70,23 +78,13 @@ pub struct IntQuantized<'a> {
     pub weight_zero_point: Option<&'a [u8]>,
 }
 
-/// Type of the scales in a file.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub enum ScaleType {
-    /// That of most checkpoints.
-    #[default]
-    Bf16,
-    /// Half precision.
-    F16,
-    /// Not rounded.
-    F32,
-}
-
 /// The tensors of a `pack-quantized` weight, owned.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PackedWeight {
     /// Bits of a code.
     pub format: IntFormat,
+    /// Which elements share a scale.
+    pub granularity: Granularity,
     /// What `weight_shape` holds.
     pub shape: [usize; 2],
     /// Words of codes.
@@ -106,20 +104,23 @@ impl<'a> PackQuantized<'a> {
     ///
     /// # Errors
     ///
-    /// [`Error::BlockAlign`] if rows are no whole number of words, [`Error::Shape`] for a shape of scales that is none
-    /// of those above, and as [`IntTensor::new`].
+    /// [`Error::BlockAlign`] if rows are no whole number of words, [`Error::Shape`] for a shape of scales that is not
+    /// the granularity's, [`Error::Unsupported`] for zero points of a whole tensor, and as [`IntTensor::new`].
     pub fn read(self) -> Result<IntCow<'a>> {
-        let Self { format, shape, weight_packed, weight_scale, scale_shape, weight_zero_point } =
-            self;
+        let Self {
+            format, granularity, shape, weight_packed, scale_shape, weight_zero_point, ..
+        } = self;
         check_words(format, shape)?;
-        let granularity = granularity(shape, scale_shape)?;
+        let n_scales = check_scale_shape(granularity, shape, scale_shape)?;
+        check_packed_zero_points(granularity, weight_zero_point.is_some())?;
+        let scales = self.weight_scale.to_f32(n_scales)?;
         let codes = match format {
             IntFormat::Int4 => Cow::Borrowed(weight_packed),
             IntFormat::Int8 => Cow::Owned(weight_packed.iter().map(|code| code ^ 0x80).collect()),
         };
         let zero_points =
             weight_zero_point.map(|words| unpack_rows(format, scale_shape, words)).transpose()?;
-        IntTensor::new(format, granularity, shape, codes, weight_scale.to_f32(), zero_points)
+        IntTensor::new(format, granularity, shape, codes, scales, zero_points)
     }
 }
 
@@ -128,31 +129,13 @@ impl<'a> IntQuantized<'a> {
     ///
     /// # Errors
     ///
-    /// [`Error::Shape`] for a shape of scales that is none of those above, and as [`IntTensor::new`].
+    /// [`Error::Shape`] for a shape of scales that is not the granularity's, and as [`IntTensor::new`].
     pub fn read(self) -> Result<IntTensor<&'a [u8], Vec<f32>, &'a [i8]>> {
-        let Self { shape, weight, weight_scale, scale_shape, weight_zero_point } = self;
-        let granularity = granularity(shape, scale_shape)?;
+        let Self { granularity, shape, weight, weight_scale, scale_shape, weight_zero_point } =
+            self;
+        let scales = weight_scale.to_f32(check_scale_shape(granularity, shape, scale_shape)?)?;
         let zero_points = weight_zero_point.map(bytemuck::cast_slice);
-        IntTensor::new(
-            IntFormat::Int8,
-            granularity,
-            shape,
-            weight,
-            weight_scale.to_f32(),
-            zero_points,
-        )
-    }
-}
-
-impl ScaleType {
-    /// The nearest number that the type has, ties to even.
-    #[must_use]
-    pub fn round(self, scale: f32) -> f32 {
-        match self {
-            Self::Bf16 => bf16::from_f32(scale).to_f32(),
-            Self::F16 => f16::from_f32(scale).to_f32(),
-            Self::F32 => scale,
-        }
+        IntTensor::new(IntFormat::Int8, granularity, shape, weight, scales, zero_points)
     }
 }
 
@@ -162,33 +145,25 @@ impl PackedWeight {
     /// # Errors
     ///
     /// [`Error::BlockAlign`] if rows are no whole number of words, [`Error::BadScale`] for a scale that becomes
-    /// infinite, or zero where it was not.
+    /// infinite, or zero where it was not, [`Error::Unsupported`] for zero points of a whole tensor.
     pub fn write(matrix: &IntView<'_>, scale_type: ScaleType) -> Result<Self> {
-        let (format, shape) = (matrix.format(), matrix.shape());
+        let (format, granularity, shape) = (matrix.format(), matrix.granularity(), matrix.shape());
         check_words(format, shape)?;
-        let scale_shape = matrix.granularity().scales_shape(shape)?;
+        let scale_shape = granularity.scales_shape(shape)?;
+        check_packed_zero_points(granularity, matrix.zero_points().is_some())?;
         check_rounded(matrix.scales(), scale_type)?;
         let weight_packed = match format {
             IntFormat::Int4 => matrix.codes().to_vec(),
             IntFormat::Int8 => matrix.codes().iter().map(|code| code ^ 0x80).collect(),
         };
-        let scales = matrix.scales().iter();
-        let weight_scale = match scale_type {
-            ScaleType::Bf16 => {
-                scales.flat_map(|&scale| bf16::from_f32(scale).to_le_bytes()).collect()
-            }
-            ScaleType::F16 => {
-                scales.flat_map(|&scale| f16::from_f32(scale).to_le_bytes()).collect()
-            }
-            ScaleType::F32 => scales.flat_map(|scale| scale.to_le_bytes()).collect(),
-        };
         let weight_zero_point =
             matrix.zero_points().map(|zero_points| pack_rows(format, scale_shape, zero_points));
         Ok(Self {
             format,
+            granularity,
             shape,
             weight_packed,
-            weight_scale,
+            weight_scale: scale_type.write(matrix.scales()),
             scale_type,
             scale_shape,
             weight_zero_point,
@@ -198,16 +173,12 @@ impl PackedWeight {
     /// The same tensors, borrowed for reading.
     #[must_use]
     pub fn view(&self) -> PackQuantized<'_> {
-        let weight_scale = match self.scale_type {
-            ScaleType::Bf16 => ScaleBytes::Bf16(&self.weight_scale),
-            ScaleType::F16 => ScaleBytes::F16(&self.weight_scale),
-            ScaleType::F32 => ScaleBytes::F32(&self.weight_scale),
-        };
         PackQuantized {
             format: self.format,
+            granularity: self.granularity,
             shape: self.shape,
             weight_packed: &self.weight_packed,
-            weight_scale,
+            weight_scale: self.scale_type.bytes(&self.weight_scale),
             scale_shape: self.scale_shape,
             weight_zero_point: self.weight_zero_point.as_deref(),
         }
@@ -234,8 +205,8 @@ impl PackedWeight {
 ///
 /// ```
 /// use squish_quant::{
-///     Granularity, IntFormat, IntQuantizer,
-///     compressed_tensors::{PackedWeight, ScaleType, encode},
+///     Granularity, IntFormat, IntQuantizer, ScaleType,
+///     compressed_tensors::{PackedWeight, encode},
 ///     ndarray::Array2,
 /// };
 ///
@@ -259,13 +230,10 @@ pub fn encode(
 }
 
 fn check_rounded(scales: &[f32], scale_type: ScaleType) -> Result<()> {
-    let lost = |scale: f32| {
-        (scale == 0.0) != (scale_type.round(scale) == 0.0) || !scale_type.round(scale).is_finite()
-    };
-    match scales.iter().position(|&scale| lost(scale)) {
-        None => Ok(()),
-        Some(index) => Err(Error::BadScale { index, value: scales[index] }),
-    }
+    all_scales(scales, |scale| {
+        let rounded = scale_type.round(scale);
+        rounded.is_finite() && (rounded == 0.0) == (scale == 0.0)
+    })
 }
 
 fn check_words(format: IntFormat, [_, cols]: [usize; 2]) -> Result<()> {
@@ -277,30 +245,41 @@ fn check_words(format: IntFormat, [_, cols]: [usize; 2]) -> Result<()> {
     }
 }
 
-/// What shares a scale, from the shapes.
-fn granularity([rows, cols]: [usize; 2], scale_shape: [usize; 2]) -> Result<Granularity> {
-    let [scale_rows, groups] = scale_shape;
-    if scale_rows == rows && groups <= 1 {
-        Ok(Granularity::Channel)
-    } else if scale_shape == [1, 1] {
-        Ok(Granularity::Tensor)
-    } else if scale_rows == rows && groups <= cols && cols.is_multiple_of(groups) {
-        Ok(Granularity::Block1d(cols / groups))
-    } else {
-        Err(Error::Shape { what: "weight_scale", expected: [rows, 1], actual: scale_shape })
+/// The number of scales, if `scale_shape` is what the granularity implies.
+fn check_scale_shape(
+    granularity: Granularity,
+    shape: [usize; 2],
+    scale_shape: [usize; 2],
+) -> Result<usize> {
+    let expected = granularity.scales_shape(shape)?;
+    if scale_shape != expected {
+        return Err(Error::Shape { what: "weight_scale", expected, actual: scale_shape });
     }
+    granularity.n_scales(shape)
 }
 
-/// Codes of `[rows, groups]` from words in which a column of codes runs on along the rows.
+/// `Ok` if the layout has a place for the zero points, should there be any.
+fn check_packed_zero_points(granularity: Granularity, zero_points: bool) -> Result<()> {
+    if zero_points && granularity == Granularity::Tensor {
+        return Err(Error::Unsupported {
+            format: "pack-quantized",
+            what: "zero points of a whole tensor",
+        });
+    }
+    Ok(())
+}
+
+/// Codes of `[rows, groups]` from words in which a column of codes runs on along the rows. There are not more codes than
+/// [`isize::MAX`].
 fn unpack_rows(format: IntFormat, [rows, groups]: [usize; 2], words: &[u8]) -> Result<Vec<i8>> {
     let per_word = 32 / format.bits();
-    let too_large = Error::TooLarge { shape: [rows, groups] };
-    let n_bytes = rows
-        .div_ceil(per_word)
-        .checked_mul(groups)
-        .and_then(|n| n.checked_mul(4))
-        .ok_or(too_large)?;
-    Error::check_length("weight_zero_point", n_bytes, words.len())?;
+    let n_words = rows.div_ceil(per_word) * groups;
+    // No slice has `usize::MAX` bytes.
+    Error::check_length("weight_zero_point", n_words.saturating_mul(4), words.len())?;
+    // Rows without groups may be more than anyone can count.
+    if n_words == 0 {
+        return Ok(Vec::new());
+    }
     let words: Vec<u32> =
         words.as_chunks().0.iter().map(|&word| u32::from_le_bytes(word)).collect();
     let mask = (1 << format.bits()) - 1;

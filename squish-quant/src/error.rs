@@ -48,13 +48,13 @@ pub enum Error {
         /// The argument, by name.
         what: &'static str,
     },
-    /// A format cannot be stored with blocks of this kind.
-    #[error("{format} does not support {granularity}")]
+    /// A format or a layout has no place for something.
+    #[error("{format} does not support {what}")]
     Unsupported {
         /// The format, by name.
         format: &'static str,
         /// What was asked of it.
-        granularity: &'static str,
+        what: &'static str,
     },
     /// An input is NaN or infinite, and [`NonFinite::Error`](crate::NonFinite::Error) was asked for.
     #[error("element {index} is {value}")]
@@ -64,7 +64,8 @@ pub enum Error {
         /// The element.
         value: f32,
     },
-    /// A scale is NaN, infinite or negative.
+    /// A scale is NaN, infinite or negative; or, of those to encode with, zero or so small that its reciprocal is
+    /// infinite.
     #[error("scale {index} is {value}")]
     BadScale {
         /// Index in row-major order.
@@ -90,16 +91,8 @@ pub enum Error {
         /// Stride of the last axis, in elements.
         stride: isize,
     },
-    /// Bytes do not start at a multiple of the element's size.
-    #[error("`{what}` starts at an address that is no multiple of {align}")]
-    Alignment {
-        /// The argument, by name.
-        what: &'static str,
-        /// The alignment needed, in bytes.
-        align: usize,
-    },
-    /// The number of elements exceeds `usize`.
-    #[error("a shape of [{}, {}] has more elements than `usize` counts", shape[0], shape[1])]
+    /// The number of elements, or a side of a matrix without elements, exceeds [`isize::MAX`].
+    #[error("a shape of [{}, {}] is larger than `isize` counts", shape[0], shape[1])]
     TooLarge {
         /// The shape.
         shape: [usize; 2],

@@ -16,30 +16,32 @@
 //! | DeepSeek-V3, Qwen3 FP8 | `F8_E4M3` `[rows, cols]` | `weight_scale_inv`: F32 `[⌈rows / 128⌉, ⌈cols / 128⌉]` | `Block2d` |
 //!
 //! `weight_scale_inv` multiplies, despite its name. [`Fp8View`] reads codes and `f32` scales where they lie;
-//! [`Fp8Tensor::from_bytes`] takes scales as bytes of any float type.
+//! [`Fp8Tensor::from_bytes`] takes scales as bytes of any float type, and reads the codes where they lie, too.
 //!
 //! Source: OFP8 1.0; N. Micikevicius et al., arXiv 2209.05433; DeepSeek-V3, arXiv 2412.19437, section 3.3.
 
-use std::ops::Range;
+use std::{
+    ops::Range,
+    sync::atomic::{AtomicU32, Ordering},
+};
 
-use half::{bf16, f16};
 use ndarray::{Array2, ArrayView2, ArrayViewMut2, Axis};
 use squish_kernels::{
     Isa,
-    blocks::abs_max_blocks_into,
     cast::{decode_blocks_to, encode_blocks_to},
-    element::{E4M3, E5M2, E8M0, Element, Overflow},
+    element::{E4M3, E5M2, Element, Overflow},
     stream::Stores,
 };
 
 use crate::{
     band::{
-        CastBand, DecodeBand, EncodeBand, RUN_BLOCKS, Run, check_finite, check_out, check_rows,
-        check_scales, finite_abs_max, first_non_finite, rows_of, runs,
+        CastBand, EncodeBand, RUN_BLOCKS, Run, check_divisors, check_finite, check_out, check_rows,
+        check_scales, decode_rows, finite_abs_max, rows_of, runs,
     },
     error::{Error, Result},
     granularity::{Granularity, NonFinite, n_elements},
     parallel::for_bands,
+    scales::ScaleBytes,
 };
 
 /// Which FP8 format.
@@ -156,7 +158,8 @@ impl Fp8Quantizer {
     ///
     /// # Errors
     ///
-    /// As [`Fp8Quantizer::encode`], [`Error::Length`], [`Error::BadScale`] for scales that are not positive and finite.
+    /// As [`Fp8Quantizer::encode`], [`Error::Length`], [`Error::BadScale`] for scales that are not positive and finite,
+    /// or so small that their reciprocal is infinite.
     pub fn encode_with_scales(self, x: ArrayView2<'_, f32>, scales: &[f32]) -> Result<Fp8Tensor> {
         let mut tensor = self.zeros(x.dim().into())?;
         let x = x.as_standard_layout();
@@ -177,44 +180,27 @@ impl Fp8Quantizer {
         codes: &mut [u8],
     ) -> Result<()> {
         self.check(&x, codes.len(), scales.len())?;
-        if let Some(index) = scales.iter().position(|&scale| !(scale > 0.0 && scale.is_finite())) {
-            return Err(Error::BadScale { index, value: scales[index] });
-        }
+        check_divisors(scales)?;
         if self.non_finite == NonFinite::Error {
             check_finite(x)?;
         }
         let codec = Codec::new(self, &x)?;
-        let [block_rows, block_cols] = codec.block;
-        let n_blocks = codec.cols.div_ceil(block_cols);
-        for_bands(
-            CastBand { first_row: 0, x, codes },
-            block_rows,
-            codec.bytes,
-            &|CastBand { first_row, x, codes }| {
-                let scales = &scales[first_row / block_rows * n_blocks..];
-                match self.format {
-                    Fp8Format::E4M3 => codec.cast::<E4M3>(&x, scales, codes),
-                    Fp8Format::E5M2 => codec.cast::<E5M2>(&x, scales, codes),
-                }
-                Ok(())
-            },
-        )
+        match self.format {
+            Fp8Format::E4M3 => codec.cast_rows::<E4M3>(x, scales, codes),
+            Fp8Format::E5M2 => codec.cast_rows::<E5M2>(x, scales, codes),
+        }
     }
 
     fn zeros(self, shape: [usize; 2]) -> Result<Fp8Tensor> {
         let codes = vec![0; n_elements(shape)?];
-        let scales = vec![0.0; n_elements(self.granularity.scales_shape(shape)?)?];
+        let scales = vec![0.0; self.granularity.n_scales(shape)?];
         Ok(Fp8Tensor { format: self.format, granularity: self.granularity, shape, codes, scales })
     }
 
     fn check(self, x: &ArrayView2<'_, f32>, n_codes: usize, n_scales: usize) -> Result<()> {
         check_rows("x", x.dim(), x.strides())?;
         Error::check_length("codes", n_elements(x.dim().into())?, n_codes)?;
-        Error::check_length(
-            "scales",
-            n_elements(self.granularity.scales_shape(x.dim().into())?)?,
-            n_scales,
-        )
+        Error::check_length("scales", self.granularity.n_scales(x.dim().into())?, n_scales)
     }
 
     /// Codes and scales of rows whose buffers have been checked. An error leaves them half written.
@@ -225,21 +211,16 @@ impl Fp8Quantizer {
         scales: &mut [f32],
     ) -> Result<()> {
         let codec = Codec::new(self, &x)?;
-        for_bands(
-            EncodeBand::new(x, codes, scales, codec.block),
-            codec.block[0],
-            codec.bytes,
-            &|band| match self.format {
-                Fp8Format::E4M3 => codec.encode_band::<E4M3>(band),
-                Fp8Format::E5M2 => codec.encode_band::<E5M2>(band),
-            },
-        )
+        match self.format {
+            Fp8Format::E4M3 => codec.encode::<E4M3>(x, codes, scales),
+            Fp8Format::E5M2 => codec.encode::<E5M2>(x, codes, scales),
+        }
     }
 }
 
-impl Fp8Tensor {
-    /// A matrix of `shape` from bytes as checkpoints hold them: `codes` are taken over, `scales` may be of any float
-    /// type and alignment.
+impl<C: AsRef<[u8]>> Fp8Tensor<C> {
+    /// A matrix of `shape` from bytes as checkpoints hold them: `codes` are taken over or borrowed, `scales` may be of
+    /// any float type and alignment.
     ///
     /// # Errors
     ///
@@ -248,41 +229,11 @@ impl Fp8Tensor {
         format: Fp8Format,
         granularity: Granularity,
         shape: [usize; 2],
-        codes: Vec<u8>,
+        codes: C,
         scales: ScaleBytes<'_>,
     ) -> Result<Self> {
-        Self::new(format, granularity, shape, codes, scales.to_f32())
-    }
-}
-
-/// Scales as little-endian bytes of a checkpoint.
-#[derive(Clone, Copy, Debug)]
-pub enum ScaleBytes<'a> {
-    /// Four bytes each.
-    F32(&'a [u8]),
-    /// Two bytes each.
-    Bf16(&'a [u8]),
-    /// Two bytes each.
-    F16(&'a [u8]),
-    /// One byte each, powers of two.
-    E8M0(&'a [u8]),
-}
-
-impl ScaleBytes<'_> {
-    /// The scales; bytes after the last whole one are left to the check of their number.
-    pub(crate) fn to_f32(self) -> Vec<f32> {
-        match self {
-            Self::F32(bytes) => {
-                bytes.as_chunks().0.iter().map(|&x| f32::from_le_bytes(x)).collect()
-            }
-            Self::Bf16(bytes) => {
-                bytes.as_chunks().0.iter().map(|&x| bf16::from_le_bytes(x).to_f32()).collect()
-            }
-            Self::F16(bytes) => {
-                bytes.as_chunks().0.iter().map(|&x| f16::from_le_bytes(x).to_f32()).collect()
-            }
-            Self::E8M0(bytes) => bytes.iter().map(|&x| E8M0::from_bits(x).to_f32()).collect(),
-        }
+        let scales = scales.to_f32(granularity.n_scales(shape)?)?;
+        Self::new(format, granularity, shape, codes, scales)
     }
 }
 
@@ -302,11 +253,7 @@ impl<C: AsRef<[u8]>, S: AsRef<[f32]>> Fp8Tensor<C, S> {
         scales: S,
     ) -> Result<Self> {
         Error::check_length("codes", n_elements(shape)?, codes.as_ref().len())?;
-        Error::check_length(
-            "scales",
-            n_elements(granularity.scales_shape(shape)?)?,
-            scales.as_ref().len(),
-        )?;
+        Error::check_length("scales", granularity.n_scales(shape)?, scales.as_ref().len())?;
         check_scales(scales.as_ref())?;
         Ok(Self { format, granularity, shape, codes, scales })
     }
@@ -361,7 +308,7 @@ impl<C: AsRef<[u8]>, S: AsRef<[f32]>> Fp8Tensor<C, S> {
     /// The values, `[rows, cols]`.
     pub fn decode(&self) -> Array2<f32> {
         let mut out = Array2::zeros(self.shape);
-        self.decode_rows(0, out.view_mut());
+        self.view().decode_rows(0, out.view_mut());
         out
     }
 
@@ -372,7 +319,7 @@ impl<C: AsRef<[u8]>, S: AsRef<[f32]>> Fp8Tensor<C, S> {
     /// [`Error::Shape`], and [`Error::Layout`] if rows of `out` are not contiguous. Then nothing is written.
     pub fn decode_into(&self, out: ArrayViewMut2<'_, f32>) -> Result<()> {
         check_out(self.shape, &out)?;
-        self.decode_rows(0, out);
+        self.view().decode_rows(0, out);
         Ok(())
     }
 
@@ -383,58 +330,35 @@ impl<C: AsRef<[u8]>, S: AsRef<[f32]>> Fp8Tensor<C, S> {
     /// [`Error::Rows`] if there are not so many rows, [`Error::Length`]. Then nothing is written.
     pub fn decode_rows_into(&self, rows: Range<usize>, out: &mut [f32]) -> Result<()> {
         let out = rows_of(&rows, self.shape, out)?;
-        self.decode_rows(rows.start, out);
+        self.view().decode_rows(rows.start, out);
         Ok(())
-    }
-
-    /// The values of the rows from `first_row` on.
-    fn decode_rows(&self, first_row: usize, out: ArrayViewMut2<'_, f32>) {
-        let tensor = self.view();
-        let bytes = 5 * out.len();
-        let stores = Stores::for_bytes(bytes);
-        for_bands(DecodeBand { first_row, out }, 1, bytes, &|band| {
-            match tensor.format {
-                Fp8Format::E4M3 => tensor.decode_band::<E4M3>(stores, band),
-                Fp8Format::E5M2 => tensor.decode_band::<E5M2>(stores, band),
-            }
-            Ok(())
-        })
-        .expect("decoding has no errors");
     }
 }
 
 impl Fp8View<'_> {
-    fn decode_band<E: Element>(
-        self,
-        stores: Stores,
-        DecodeBand { first_row, mut out }: DecodeBand<'_>,
-    ) {
-        let isa = Isa::detect();
-        let cols = self.shape[1];
-        let [block_rows, block_cols] =
-            self.granularity.block(self.shape).expect("the granularity was checked");
-        let n_blocks = cols.div_ceil(block_cols);
-        let codes = bytemuck::cast_slice(&self.codes[first_row * cols..]);
-        if let Some(out) = out.as_slice_mut()
-            && block_rows == 1
-            && cols.is_multiple_of(block_cols)
-        {
-            return decode_blocks_to::<E>(
-                isa,
-                stores,
-                &codes[..out.len()],
-                block_cols,
-                &self.scales[first_row * n_blocks..],
-                out,
-            );
-        }
-        for (i, (mut out, codes)) in
-            out.rows_mut().into_iter().zip(codes.chunks(cols.max(1))).enumerate()
-        {
-            let scales = &self.scales[(first_row + i) / block_rows * n_blocks..];
-            let out = out.as_slice_mut().expect("rows were checked to be contiguous");
-            decode_blocks_to::<E>(isa, stores, codes, block_cols, scales, out);
-        }
+    /// The values of the rows from `first_row` on.
+    fn decode_rows(self, first_row: usize, out: ArrayViewMut2<'_, f32>) {
+        let bytes = 5 * out.len();
+        let stores = Stores::for_bytes(bytes);
+        let joined = self.granularity.joins_rows(self.shape);
+        decode_rows(first_row, out, joined, bytes, |first_row, out| match self.format {
+            Fp8Format::E4M3 => self.decode_line::<E4M3>(stores, first_row, out),
+            Fp8Format::E5M2 => self.decode_line::<E5M2>(stores, first_row, out),
+        });
+    }
+
+    /// The values of a row, or of several that are joined, from `first_row` on.
+    fn decode_line<E: Element>(self, stores: Stores, first_row: usize, out: &mut [f32]) {
+        let codes = &self.codes[first_row * self.shape[1]..][..out.len()];
+        let (block, first) = self.granularity.line(self.shape, first_row, out.len());
+        decode_blocks_to::<E>(
+            Isa::detect(),
+            stores,
+            bytemuck::cast_slice(codes),
+            block,
+            &self.scales[first..],
+            out,
+        );
     }
 }
 
@@ -443,7 +367,7 @@ impl Fp8View<'_> {
 struct Codec {
     isa: Isa,
     stores: Stores,
-    non_finite: NonFinite,
+    quantizer: Fp8Quantizer,
     block: [usize; 2],
     cols: usize,
     bytes: usize,
@@ -452,24 +376,87 @@ struct Codec {
 impl Codec {
     fn new(quantizer: Fp8Quantizer, x: &ArrayView2<'_, f32>) -> Result<Self> {
         let (block, bytes) = (quantizer.granularity.block(x.dim().into())?, 5 * x.len());
-        let stores = Stores::for_bytes(bytes);
         Ok(Self {
             isa: Isa::detect(),
-            stores,
-            non_finite: quantizer.non_finite,
+            stores: Stores::for_bytes(bytes),
+            quantizer,
             block,
             cols: x.ncols(),
             bytes,
         })
     }
 
+    /// Codes and scales of rows. An error leaves them half written.
+    fn encode<E: Element>(
+        self,
+        x: ArrayView2<'_, f32>,
+        codes: &mut [u8],
+        scales: &mut [f32],
+    ) -> Result<()> {
+        if self.quantizer.granularity == Granularity::Tensor {
+            self.tensor_scale::<E>(x, scales)?;
+            return self.cast_rows::<E>(x, scales, codes);
+        }
+        let band = EncodeBand::new(x, codes, scales, self.block);
+        for_bands(band, self.block[0], self.bytes, &|band| self.encode_band::<E>(band))
+    }
+
+    /// Codes of rows, with scales that are there.
+    fn cast_rows<E: Element>(
+        self,
+        x: ArrayView2<'_, f32>,
+        scales: &[f32],
+        codes: &mut [u8],
+    ) -> Result<()> {
+        let [block_rows, block_cols] = self.block;
+        let n_blocks = self.cols.div_ceil(block_cols);
+        // The one scale of a tensor is at hand wherever its rows are split.
+        let is_tensor = self.quantizer.granularity == Granularity::Tensor;
+        let unit = if is_tensor { 1 } else { block_rows };
+        for_bands(
+            CastBand { first_row: 0, x, codes },
+            unit,
+            self.bytes,
+            &|CastBand { first_row, x, codes }| {
+                self.cast::<E>(&x, &scales[first_row / block_rows * n_blocks..], codes);
+                Ok(())
+            },
+        )
+    }
+
+    /// Makes the one scale of a matrix, if it has any elements.
+    fn tensor_scale<E: Element>(self, x: ArrayView2<'_, f32>, scales: &mut [f32]) -> Result<()> {
+        // Magnitudes compare as their bits do, and a maximum does not depend on the order of the bands.
+        let largest = AtomicU32::new(0);
+        let (bytes, codes) = (size_of::<f32>() * x.len(), &mut [][..]);
+        for_bands(
+            CastBand { first_row: 0, x, codes },
+            1,
+            bytes,
+            &|CastBand { first_row, x, .. }| {
+                let mut of_band = 0f32;
+                for run in runs(&x, self.block[1]) {
+                    let mut of_run = [0.0];
+                    let first_element = first_row * self.cols + run.element;
+                    self.abs_max(first_element, run.x, run.x.len(), &mut of_run)?;
+                    of_band = of_band.max(of_run[0]);
+                }
+                largest.fetch_max(of_band.to_bits(), Ordering::Relaxed);
+                Ok(())
+            },
+        )?;
+        scales.fill(f32::from_bits(largest.into_inner()));
+        scales.iter_mut().for_each(to_scale::<E>);
+        Ok(())
+    }
+
     /// Makes scales and codes of a band.
     fn encode_band<E: Element>(self, band: EncodeBand<'_, f32>) -> Result<()> {
-        let EncodeBand { first_row, x, codes, scales, block: [block_rows, block_cols] } = band;
+        let EncodeBand { first_row, x, codes, scales, block: [block_rows, block_cols], .. } = band;
         if block_rows == 1 {
             for run in runs(&x, block_cols) {
                 let scales = &mut scales[run.block..][..run.x.len().div_ceil(block_cols)];
-                self.abs_max(first_row * self.cols + run.element, run.x, scales)?;
+                self.abs_max(first_row * self.cols + run.element, run.x, block_cols, scales)?;
                 scales.iter_mut().for_each(to_scale::<E>);
                 self.cast_run::<E>(run, scales, &mut codes[run.element..]);
             }
@@ -484,11 +471,8 @@ impl Codec {
             scales.fill(0.0);
             for run in runs(&x, block_cols) {
                 let run_maxima = &mut run_maxima[..run.x.len().div_ceil(block_cols)];
-                self.abs_max(
-                    first_row * self.cols + first_element + run.element,
-                    run.x,
-                    run_maxima,
-                )?;
+                let first_element = first_row * self.cols + first_element + run.element;
+                self.abs_max(first_element, run.x, block_cols, run_maxima)?;
                 for (j, &largest) in run_maxima.iter().enumerate() {
                     let scale = &mut scales[(run.block + j) % n_blocks];
                     *scale = scale.max(largest);
@@ -500,20 +484,15 @@ impl Codec {
         Ok(())
     }
 
-    /// The largest finite magnitude of each block of a run, or an error if that is asked for.
-    fn abs_max(self, first_element: usize, x: &[f32], largest: &mut [f32]) -> Result<()> {
-        let block = self.block[1];
-        abs_max_blocks_into(x, block, largest);
-        if largest.iter().all(|x| x.is_finite()) {
-            return Ok(());
-        }
-        if self.non_finite == NonFinite::Error {
-            return Err(first_non_finite(first_element, x));
-        }
-        for (largest, x) in largest.iter_mut().zip(x.chunks(block)) {
-            *largest = finite_abs_max(x);
-        }
-        Ok(())
+    /// The largest finite magnitude of each block of `x`, or an error if that is asked for.
+    fn abs_max(
+        self,
+        first_element: usize,
+        x: &[f32],
+        block: usize,
+        largest: &mut [f32],
+    ) -> Result<()> {
+        finite_abs_max(self.quantizer.non_finite, first_element, x, block, largest).map(drop)
     }
 
     /// Codes of rows that share one row of scales, or have one each if blocks have one row.
@@ -523,6 +502,11 @@ impl Codec {
         let mut run_scales = [0.0; RUN_BLOCKS];
         for run in runs(x, block_cols) {
             let run_scales = &mut run_scales[..run.x.len().div_ceil(block_cols)];
+            if block_rows == 1 {
+                let scales = &scales[run.block..][..run_scales.len()];
+                self.cast_run::<E>(run, scales, &mut codes[run.element..]);
+                continue;
+            }
             for (j, scale) in run_scales.iter_mut().enumerate() {
                 let block = run.block + j;
                 *scale = scales[block / n_blocks / block_rows * n_blocks + block % n_blocks];
@@ -547,7 +531,7 @@ impl Codec {
             codes,
             Overflow::Saturate,
         );
-        if self.non_finite == NonFinite::Poison {
+        if self.quantizer.non_finite == NonFinite::Poison {
             for (x, code) in run.x.iter().zip(codes).filter(|(x, _)| !x.is_finite()) {
                 *code = E::from_f32(*x, Overflow::Ieee);
             }

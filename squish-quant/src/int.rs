@@ -34,7 +34,7 @@
 use ndarray::ArrayView2;
 
 use crate::{
-    band::{check_finite, check_rows},
+    band::{check_divisors, check_finite, check_rows},
     error::{Error, Result},
     granularity::{Granularity, NonFinite, n_elements},
 };
@@ -187,7 +187,12 @@ impl IntQuantizer {
         if self.non_finite == NonFinite::Error {
             check_finite(x)?;
         }
-        Codec::new(self, &x)?.encode(x, codes, scales, zero_points)
+        Codec::new(self, &x)?.encode(
+            x,
+            codes,
+            scales,
+            zero_points.filter(|_| self.has_zero_points()),
+        )
     }
 
     /// `x` with the given scales and zero points, saturated: for scales that were calibrated, rounded or are static.
@@ -195,7 +200,7 @@ impl IntQuantizer {
     /// # Errors
     ///
     /// As [`IntQuantizer::encode`], [`Error::Length`], [`Error::BadScale`] for scales that are not positive and finite,
-    /// [`Error::BadCode`] for zero points that are no codes.
+    /// or so small that their reciprocal is infinite, [`Error::BadCode`] for zero points that are no codes.
     pub fn encode_with_scales(
         self,
         x: ArrayView2<'_, f32>,
@@ -206,7 +211,10 @@ impl IntQuantizer {
         let x = x.as_standard_layout();
         self.encode_with_scales_into(x.view(), scales, zero_points, &mut tensor.codes)?;
         tensor.scales.copy_from_slice(scales);
-        tensor.zero_points = zero_points.map(<[i8]>::to_vec);
+        // A symmetric tensor has none, and those of an empty matrix may have been left out.
+        if let (Some(to), Some(from)) = (&mut tensor.zero_points, zero_points) {
+            to.copy_from_slice(from);
+        }
         Ok(tensor)
     }
 
@@ -223,20 +231,19 @@ impl IntQuantizer {
         codes: &mut [u8],
     ) -> Result<()> {
         self.check(&x, codes.len(), scales.len(), zero_points)?;
-        if let Some(index) = scales.iter().position(|&scale| !(scale > 0.0 && scale.is_finite())) {
-            return Err(Error::BadScale { index, value: scales[index] });
-        }
+        check_divisors(scales)?;
         check_zero_points(zero_points, self.format.limits(self.range))?;
         if self.non_finite == NonFinite::Error {
             check_finite(x)?;
         }
+        let zero_points = zero_points.filter(|_| self.has_zero_points());
         Codec::new(self, &x)?.cast_rows(x, scales, zero_points, codes)
     }
 
     fn zeros(self, shape: [usize; 2]) -> Result<IntTensor> {
         let Self { format, granularity, .. } = self;
         let [n_codes, n_scales] = self.lengths(shape)?;
-        let zero_points = (self.symmetry == Symmetry::Asymmetric).then(|| vec![0; n_scales]);
+        let zero_points = self.has_zero_points().then(|| vec![0; n_scales]);
         Ok(IntTensor {
             format,
             granularity,
@@ -251,12 +258,17 @@ impl IntQuantizer {
         if self.non_finite == NonFinite::Poison {
             return Err(Error::Unsupported {
                 format: self.format.name(),
-                granularity: "poisoned elements",
+                what: "poisoned elements",
             });
         }
         lengths(self.format, self.granularity, shape)
     }
 
+    fn has_zero_points(self) -> bool {
+        self.symmetry == Symmetry::Asymmetric
+    }
+
+    /// `Ok` if the buffers have the lengths that `x` implies. No zero points and a slice of none are the same.
     fn check(
         self,
         x: &ArrayView2<'_, f32>,
@@ -266,8 +278,7 @@ impl IntQuantizer {
     ) -> Result<()> {
         check_rows("x", x.dim(), x.strides())?;
         let [codes_expected, scales_expected] = self.lengths(x.dim().into())?;
-        let zero_points_expected =
-            if self.symmetry == Symmetry::Asymmetric { scales_expected } else { 0 };
+        let zero_points_expected = if self.has_zero_points() { scales_expected } else { 0 };
         Error::check_length("codes", codes_expected, n_codes)?;
         Error::check_length("scales", scales_expected, n_scales)?;
         Error::check_length("zero_points", zero_points_expected, zero_points.map_or(0, <[i8]>::len))
@@ -277,12 +288,9 @@ impl IntQuantizer {
 /// Bytes of codes, and scales, of a matrix.
 fn lengths(format: IntFormat, granularity: Granularity, shape: [usize; 2]) -> Result<[usize; 2]> {
     if let Granularity::Block2d { .. } = granularity {
-        return Err(Error::Unsupported {
-            format: format.name(),
-            granularity: "blocks of several rows",
-        });
+        return Err(Error::Unsupported { format: format.name(), what: "blocks of several rows" });
     }
-    let n_scales = n_elements(granularity.scales_shape(shape)?)?;
+    let n_scales = granularity.n_scales(shape)?;
     let [_, block] = granularity.block(shape)?;
     let per_byte = 8 / format.bits();
     for (len, several) in [(shape[1], true), (block, block < shape[1])] {

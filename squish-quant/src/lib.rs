@@ -10,12 +10,14 @@ mod granularity;
 pub mod int;
 pub mod mx;
 mod parallel;
+mod scales;
 pub mod stats;
 
 pub use error::{Error, Result};
-pub use fp8::{Fp8Format, Fp8Quantizer, Fp8Tensor, Fp8View, ScaleBytes};
+pub use fp8::{Fp8Format, Fp8Quantizer, Fp8Tensor, Fp8View};
 pub use granularity::{Granularity, NonFinite};
 pub use int::{IntFormat, IntQuantizer, IntRange, IntTensor, IntView, Symmetry};
 pub use mx::{MX_BLOCK, MxFormat, MxQuantizer, MxTensor, MxView, ScaleRule};
 pub use ndarray;
+pub use scales::{ScaleBytes, ScaleType};
 pub use stats::{ErrorStats, error_stats};

@@ -23,7 +23,7 @@
 //! | `Even` | `e - 2`, plus 1 where `1.f` rounds up to 2 with one bit of mantissa (`1.f ≥ 1.75`) | compressed-tensors, torchao |
 //! | `Ceil` | `e - 2`, plus 1 unless `1.f = 1` | torchao |
 //! | `RoundUp` | `⌈log2(amax / 6)⌉`: the smallest without saturation | NVIDIA (RCEIL), modelopt |
-//! | `MinMse` | that of `e - 2` and `e - 1` with the smaller squared error; `e - 2` of equals | ours |
+//! | `MinMse` | that of `e - 2` and `e - 1` with the smaller squared error, summed in `f64`; `e - 2` of equals | ours |
 //!
 //! Exponents are read from the bits, never from a rounded logarithm. A subnormal `amax` counts as zero exponent, so
 //! that its block has `X = 0`. Values next to `f32::MAX` that round up to 2^128 decode to infinity.
@@ -35,7 +35,6 @@ use std::ops::Range;
 use ndarray::{Array2, ArrayView2, ArrayViewMut2};
 use squish_kernels::{
     Isa,
-    blocks::abs_max_blocks_into,
     element::E8M0,
     nibble::{decode_e2m1_blocks_to, encode_e2m1_blocks_to},
     stream::Stores,
@@ -43,8 +42,8 @@ use squish_kernels::{
 
 use crate::{
     band::{
-        DecodeBand, EncodeBand, RUN_BLOCKS, Run, check_finite, check_out, check_rows,
-        finite_abs_max, first_non_finite, rows_of, runs,
+        EncodeBand, RUN_BLOCKS, Run, check_finite, check_out, check_rows, decode_rows,
+        finite_abs_max, rows_of, runs,
     },
     error::{Error, Result},
     granularity::{NonFinite, n_elements},
@@ -191,20 +190,11 @@ impl MxQuantizer {
             let (largest, factors) = (&mut largest[..n_blocks], &mut factors[..n_blocks]);
             let scales = &mut scales[run.block..][..n_blocks];
             let codes = &mut codes[run.element / 2..][..run.x.len() / 2];
-            abs_max_blocks_into(run.x, MX_BLOCK, largest);
-            let all_finite = largest.iter().all(|x| x.is_finite());
-            if !all_finite {
-                if self.non_finite == NonFinite::Error {
-                    return Err(first_non_finite(first_row * x.ncols() + run.element, run.x));
-                }
-                for (largest, x) in largest.iter_mut().zip(run.x.chunks_exact(MX_BLOCK)) {
-                    *largest = finite_abs_max(x);
-                }
-            }
+            let first_element = first_row * x.ncols() + run.element;
+            let all_finite =
+                finite_abs_max(self.non_finite, first_element, run.x, MX_BLOCK, largest)?;
             self.rule.scales_into(isa, run.x, largest, scales);
-            for (factor, &scale) in factors.iter_mut().zip(&*scales) {
-                *factor = reciprocal(scale);
-            }
+            reciprocals_into(scales, factors);
             encode_e2m1_blocks_to::<MX_BLOCK>(isa, stores, run.x, factors, codes);
             if !all_finite && self.non_finite == NonFinite::Poison {
                 poison(run, codes, scales);
@@ -231,32 +221,86 @@ impl ScaleRule {
     }
 }
 
+/// Blocks of which [`min_mse_scales_into`] tries the scales at once: what it needs for them stays in L1 beside the run.
+const TRIAL_BLOCKS: usize = 32;
+
 /// Scales by the smaller squared error, of the specification's and the next larger.
 fn min_mse_scales_into(isa: Isa, x: &[f32], largest: &[f32], scales: &mut [u8]) {
-    for ((x, amax), scale) in x.chunks_exact(MX_BLOCK).zip(largest).zip(scales) {
-        let floor = ((amax.to_bits() >> 23) as u8).saturating_sub(2);
-        let [of_floor, of_next] = [floor, floor + 1].map(|scale| squared_error(isa, x, scale));
-        *scale = floor + u8::from(of_next < of_floor);
+    let mut trial = Trial {
+        factors: [0.0; TRIAL_BLOCKS],
+        codes: [0; TRIAL_BLOCKS * MX_BLOCK / 2],
+        values: [0.0; TRIAL_BLOCKS * MX_BLOCK],
+    };
+    let (mut of_floor, mut of_next) = ([0.0; TRIAL_BLOCKS], [0.0; TRIAL_BLOCKS]);
+    let blocks = x.chunks(TRIAL_BLOCKS * MX_BLOCK).zip(largest.chunks(TRIAL_BLOCKS));
+    for ((x, largest), scales) in blocks.zip(scales.chunks_mut(TRIAL_BLOCKS)) {
+        ScaleRule::Floor.scales_into(isa, x, largest, scales);
+        trial.squared_errors_into(isa, x, scales, &mut of_floor);
+        for scale in &mut *scales {
+            *scale += 1;
+        }
+        trial.squared_errors_into(isa, x, scales, &mut of_next);
+        for ((scale, floor), next) in scales.iter_mut().zip(of_floor).zip(of_next) {
+            *scale -= u8::from(floor <= next);
+        }
     }
 }
 
-/// Sum of squares of what a block loses with `scale`; elements that are not finite do not count.
-fn squared_error(isa: Isa, x: &[f32], scale: u8) -> f64 {
-    let (mut codes, mut values) = ([0; MX_BLOCK / 2], [0.0; MX_BLOCK]);
-    encode_e2m1_blocks_to::<MX_BLOCK>(isa, Stores::Cached, x, &[reciprocal(scale)], &mut codes);
-    decode_e2m1_blocks_to::<MX_BLOCK>(
-        isa,
-        Stores::Cached,
-        &codes,
-        &[E8M0::from_bits(scale).to_f32()],
-        &mut values,
-    );
-    let errors = x
-        .iter()
-        .zip(values)
-        .filter(|(x, _)| x.is_finite())
-        .map(|(x, y)| f64::from(*x) - f64::from(y));
-    errors.map(|error| error * error).sum()
+/// Buffers for encoding some blocks and decoding them again.
+struct Trial {
+    factors: [f32; TRIAL_BLOCKS],
+    codes: [u8; TRIAL_BLOCKS * MX_BLOCK / 2],
+    values: [f32; TRIAL_BLOCKS * MX_BLOCK],
+}
+
+impl Trial {
+    /// What each block loses with its scale, as [`squared_error`].
+    fn squared_errors_into(&mut self, isa: Isa, x: &[f32], scales: &[u8], errors: &mut [f64]) {
+        let factors = &mut self.factors[..scales.len()];
+        let (codes, values) = (&mut self.codes[..x.len() / 2], &mut self.values[..x.len()]);
+        reciprocals_into(scales, factors);
+        encode_e2m1_blocks_to::<MX_BLOCK>(isa, Stores::Cached, x, factors, codes);
+        factors_into(scales, factors);
+        decode_e2m1_blocks_to::<MX_BLOCK>(isa, Stores::Cached, codes, factors, values);
+        let blocks = x.as_chunks().0.iter().zip(values.as_chunks().0);
+        for (error, (x, values)) in errors.iter_mut().zip(blocks) {
+            *error = squared_error(x, values);
+        }
+    }
+}
+
+/// Chains of [`squared_error`], which hide the latency of an addition.
+const ERROR_LANES: usize = 8;
+
+/// Sum of `(x - value)²` over the elements of a block that are finite: element `i` in lane `i % 8`, then the lanes in
+/// order.
+fn squared_error(x: &[f32; MX_BLOCK], values: &[f32; MX_BLOCK]) -> f64 {
+    let mut sums = [0.0; ERROR_LANES];
+    let steps = x.as_chunks::<ERROR_LANES>().0.iter().zip(values.as_chunks::<ERROR_LANES>().0);
+    for (x, values) in steps {
+        for i in 0..ERROR_LANES {
+            // The difference is exact in `f32`: a value is zero, or within a factor of two of what it stands for. The
+            // mask is what a branch would be; with one, the compiler does not use vectors.
+            let finite = u32::from(x[i].is_finite()).wrapping_neg();
+            let error = f64::from(f32::from_bits((x[i] - values[i]).to_bits() & finite));
+            sums[i] += error * error;
+        }
+    }
+    sums.into_iter().sum()
+}
+
+/// What the elements of each block are multiplied by in decoding.
+fn factors_into(scales: &[u8], factors: &mut [f32]) {
+    for (factor, &scale) in factors.iter_mut().zip(scales) {
+        *factor = E8M0::from_bits(scale).to_f32();
+    }
+}
+
+/// What the elements of each block are multiplied by in encoding.
+fn reciprocals_into(scales: &[u8], factors: &mut [f32]) {
+    for (factor, &scale) in factors.iter_mut().zip(scales) {
+        *factor = reciprocal(scale);
+    }
 }
 
 /// `2^(127 - scale)`, exactly; below the normal range for the largest scale.
@@ -364,32 +408,20 @@ impl MxView<'_> {
     fn decode_rows(self, first_row: usize, out: ArrayViewMut2<'_, f32>) {
         let bytes = size_of::<f32>() * out.len() + out.len() / 2;
         let stores = Stores::for_bytes(bytes);
-        let decode = |DecodeBand { first_row, mut out }: DecodeBand<'_>| {
-            if let Some(out) = out.as_slice_mut() {
-                self.decode_flat(stores, first_row, out);
-            } else {
-                for (i, mut row) in out.rows_mut().into_iter().enumerate() {
-                    let row = row.as_slice_mut().expect("rows were checked to be contiguous");
-                    self.decode_flat(stores, first_row + i, row);
-                }
-            }
-            Ok(())
-        };
-        for_bands(DecodeBand { first_row, out }, 1, bytes, &decode)
-            .expect("decoding has no errors");
+        decode_rows(first_row, out, true, bytes, |first_row, out| {
+            self.decode_line(stores, first_row, out);
+        });
     }
 
     /// The values of whole rows, from `first_row` on, that follow each other in `out`.
-    fn decode_flat(self, stores: Stores, first_row: usize, out: &mut [f32]) {
+    fn decode_line(self, stores: Stores, first_row: usize, out: &mut [f32]) {
         let isa = Isa::detect();
         let first = first_row * self.shape[1];
         let mut factors = [0.0; RUN_BLOCKS];
         let codes = self.codes[first / 2..].chunks(RUN_BLOCKS * MX_BLOCK / 2);
         let scales = self.scales[first / MX_BLOCK..].chunks(RUN_BLOCKS);
         for ((codes, scales), out) in codes.zip(scales).zip(out.chunks_mut(RUN_BLOCKS * MX_BLOCK)) {
-            for (factor, &scale) in factors.iter_mut().zip(scales) {
-                *factor = E8M0::from_bits(scale).to_f32();
-            }
+            factors_into(scales, &mut factors);
             decode_e2m1_blocks_to::<MX_BLOCK>(isa, stores, &codes[..out.len() / 2], &factors, out);
         }
     }

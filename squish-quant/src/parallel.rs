@@ -9,6 +9,7 @@ use crate::error::Result;
 const BAND_BYTES: usize = 1 << 19;
 
 /// Work on consecutive rows.
+#[cfg_attr(not(feature = "rayon"), expect(dead_code, reason = "without threads nothing is split"))]
 pub(crate) trait Rows: Send + Sized {
     /// Number of rows.
     fn n_rows(&self) -> usize;

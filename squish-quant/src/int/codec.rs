@@ -1,19 +1,19 @@
 //! Making scales, zero points and codes, run by run, of arguments that have been checked.
 
-use ndarray::{ArrayView2, Axis};
+use ndarray::ArrayView2;
 use squish_kernels::{
     Isa,
-    blocks::abs_max_blocks_into,
-    integer::{Blocks, encode_i4_blocks_to, encode_i8_blocks_to, min_max_blocks_into},
+    blocks::min_max_blocks_into,
+    integer::{Blocks, encode_i4_blocks_to, encode_i8_blocks_to},
     stream::Stores,
 };
 
 use super::{IntFormat, IntQuantizer, Symmetry};
 use crate::{
-    band::{CastBand, RUN_BLOCKS, first_non_finite, runs},
+    band::{CastBand, EncodeBand, RUN_BLOCKS, finite_abs_max, first_non_finite, runs},
     error::Result,
     granularity::{Granularity, NonFinite},
-    parallel::{Rows, for_bands},
+    parallel::for_bands,
 };
 
 /// An encoding call whose arguments have been checked.
@@ -56,9 +56,8 @@ impl Codec {
             self.tensor_scale(x, scales, zero_points.as_deref_mut())?;
             return self.cast_rows(x, scales, zero_points.as_deref(), codes);
         }
-        for_bands(IntBand { first_row: 0, x, codes, scales, zero_points }, 1, self.bytes, &|band| {
-            self.encode_band(band)
-        })
+        let band = EncodeBand { zero_points, ..EncodeBand::new(x, codes, scales, [1, self.block]) };
+        for_bands(band, 1, self.bytes, &|band| self.encode_band(band))
     }
 
     /// Codes of rows, with scales that are there.
@@ -118,8 +117,8 @@ impl Codec {
     }
 
     /// Makes scales, zero points and codes of a band.
-    fn encode_band(self, band: IntBand<'_>) -> Result<()> {
-        let IntBand { first_row, x, codes, scales, mut zero_points } = band;
+    fn encode_band(self, band: EncodeBand<'_, f32>) -> Result<()> {
+        let EncodeBand { first_row, x, codes, scales, mut zero_points, .. } = band;
         let mut mins = [0.0; RUN_BLOCKS];
         for run in runs(&x, self.block) {
             let n_blocks = run.x.len().div_ceil(self.block);
@@ -159,24 +158,19 @@ impl Codec {
         mins: &mut [f32],
         maxs: &mut [f32],
     ) -> Result<()> {
-        let symmetric = self.quantizer.symmetry == Symmetry::Symmetric;
-        if symmetric {
-            abs_max_blocks_into(x, block, maxs);
-        } else {
-            min_max_blocks_into(x, block, mins, maxs);
+        let non_finite = self.quantizer.non_finite;
+        if self.quantizer.symmetry == Symmetry::Symmetric {
+            return finite_abs_max(non_finite, first_element, x, block, maxs).map(drop);
         }
+        min_max_blocks_into(x, block, mins, maxs);
         if mins.iter().chain(&*maxs).all(|x| x.is_finite()) {
             return Ok(());
         }
-        if self.quantizer.non_finite == NonFinite::Error {
+        if non_finite == NonFinite::Error {
             return Err(first_non_finite(first_element, x));
         }
         for (x, (min, max)) in x.chunks(block).zip(mins.iter_mut().zip(maxs)) {
-            let finite = x
-                .iter()
-                .copied()
-                .filter(|x| x.is_finite())
-                .map(|x| if symmetric { x.abs() } else { x });
+            let finite = x.iter().copied().filter(|x| x.is_finite());
             (*min, *max) = finite.fold((0.0f32, 0.0f32), |(min, max), x| (min.min(x), max.max(x)));
         }
         Ok(())
@@ -221,40 +215,5 @@ impl Codec {
                 encode_i4_blocks_to(self.isa, self.stores, x, blocks, self.limits, codes);
             }
         }
-    }
-}
-
-/// Rows to encode, with the buffers for their codes, scales and zero points.
-struct IntBand<'a> {
-    first_row: usize,
-    x: ArrayView2<'a, f32>,
-    codes: &'a mut [u8],
-    scales: &'a mut [f32],
-    zero_points: Option<&'a mut [i8]>,
-}
-
-impl Rows for IntBand<'_> {
-    fn n_rows(&self) -> usize {
-        self.x.nrows()
-    }
-
-    fn split_at_row(self, n: usize) -> (Self, Self) {
-        let Self { first_row, x, codes, scales, zero_points } = self;
-        let n_scales = scales.len() / x.nrows() * n;
-        let (codes, codes_rest) = codes.split_at_mut(codes.len() / x.nrows() * n);
-        let (scales, scales_rest) = scales.split_at_mut(n_scales);
-        let (zero_points, zero_points_rest) =
-            zero_points.map(|zero_points| zero_points.split_at_mut(n_scales)).unzip();
-        let (x, x_rest) = x.split_at(Axis(0), n);
-        (
-            Self { first_row, x, codes, scales, zero_points },
-            Self {
-                first_row: first_row + n,
-                x: x_rest,
-                codes: codes_rest,
-                scales: scales_rest,
-                zero_points: zero_points_rest,
-            },
-        )
     }
 }

@@ -11,10 +11,9 @@ use squish_kernels::{
 
 use super::{IntFormat, IntRange, check_zero_points, lengths};
 use crate::{
-    band::{DecodeBand, check_out, check_scales, rows_of},
+    band::{check_out, check_scales, decode_rows, rows_of},
     error::{Error, Result},
     granularity::Granularity,
-    parallel::for_bands,
 };
 
 /// A matrix of integer codes, with all that decoding it needs. `C`, `S` and `Z` own or borrow codes, scales and zero
@@ -58,23 +57,6 @@ impl<C: AsRef<[u8]>, S: AsRef<[f32]>, Z: AsRef<[i8]>> IntTensor<C, S, Z> {
             check_zero_points(Some(zero_points.as_ref()), format.limits(IntRange::Full))?;
         }
         Ok(Self { format, granularity, shape, codes, scales, zero_points })
-    }
-
-    /// `Ok` if `range` has all the codes: [`IntRange::Restricted`] has no -128 or -8.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::BadCode`] for the first code that it has not.
-    pub fn check_codes(&self, range: IntRange) -> Result<()> {
-        let low = self.format.limits(range)[0];
-        let code = |i: usize| match self.format {
-            IntFormat::Int8 => self.codes()[i].cast_signed(),
-            IntFormat::Int4 => (self.codes()[i / 2] >> (4 * (i % 2)) & 0xf).cast_signed() - 8,
-        };
-        match (0..self.shape[0] * self.shape[1]).find(|&i| code(i) < low) {
-            None => Ok(()),
-            Some(index) => Err(Error::BadCode { what: "codes", index, value: code(index).into() }),
-        }
     }
 
     /// Format of the codes.
@@ -165,34 +147,18 @@ impl IntView<'_> {
     fn decode_rows(self, first_row: usize, out: ArrayViewMut2<'_, f32>) {
         let bytes = size_of::<f32>() * out.len() + self.format.n_bytes(out.len());
         let stores = Stores::for_bytes(bytes);
-        let [_, block] = self.granularity.block(self.shape).expect("the granularity was checked");
-        let cols = self.shape[1];
-        let decode = |DecodeBand { first_row, mut out }: DecodeBand<'_>| {
-            if let Some(out) = out.as_slice_mut()
-                && cols.is_multiple_of(block)
-            {
-                self.decode_flat(stores, block, first_row, out);
-            } else {
-                for (i, mut row) in out.rows_mut().into_iter().enumerate() {
-                    let row = row.as_slice_mut().expect("rows were checked to be contiguous");
-                    self.decode_flat(stores, block, first_row + i, row);
-                }
-            }
-            Ok(())
-        };
-        for_bands(DecodeBand { first_row, out }, 1, bytes, &decode)
-            .expect("decoding has no errors");
+        let joined = self.granularity.joins_rows(self.shape);
+        decode_rows(first_row, out, joined, bytes, |first_row, out| {
+            self.decode_line(stores, first_row, out);
+        });
     }
 
-    /// The values of whole rows, from `first_row` on, that follow each other in `out`.
-    fn decode_flat(self, stores: Stores, block: usize, first_row: usize, out: &mut [f32]) {
-        let cols = self.shape[1];
+    /// The values of a row, or of several that are joined, from `first_row` on.
+    fn decode_line(self, stores: Stores, first_row: usize, out: &mut [f32]) {
+        let format = self.format;
         let codes =
-            &self.codes[self.format.n_bytes(first_row * cols)..][..self.format.n_bytes(out.len())];
-        let (block, first) = match self.granularity {
-            Granularity::Tensor => (out.len().max(1), 0),
-            _ => (block, first_row * cols.div_ceil(block)),
-        };
+            &self.codes[format.n_bytes(first_row * self.shape[1])..][..format.n_bytes(out.len())];
+        let (block, first) = self.granularity.line(self.shape, first_row, out.len());
         let zero_points = self.zero_points.map(|zero_points| &zero_points[first..]);
         let blocks = Blocks { block, scales: &self.scales[first..], zero_points };
         match self.format {

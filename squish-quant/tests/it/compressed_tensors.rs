@@ -3,8 +3,8 @@
 use half::bf16;
 use proptest::prelude::*;
 use squish_quant::{
-    Error, Granularity, IntFormat, IntQuantizer, IntTensor, ScaleBytes, Symmetry,
-    compressed_tensors::{IntQuantized, PackQuantized, PackedWeight, ScaleType, encode},
+    Error, Granularity, IntFormat, IntQuantizer, IntTensor, ScaleBytes, ScaleType, Symmetry,
+    compressed_tensors::{IntQuantized, PackQuantized, PackedWeight, encode},
     ndarray::Array2,
 };
 
@@ -27,6 +27,7 @@ fn packed_weights_are_read_and_written_as_the_library_does() {
         let scale_shape = golden.shape(&name("weight_scale"));
         let packed = PackQuantized {
             format,
+            granularity,
             shape: [24, 256],
             weight_packed: &weight_packed,
             weight_scale: ScaleBytes::Bf16(&weight_scale),
@@ -79,6 +80,7 @@ fn plain_int8_weights_are_read_where_they_lie() {
     let scales: Vec<u8> =
         golden.f32("int8.channel.scale").into_iter().flat_map(f32::to_le_bytes).collect();
     let weight = IntQuantized {
+        granularity: Granularity::Channel,
         shape: [24, 256],
         weight: &codes,
         weight_scale: ScaleBytes::F32(&scales),
@@ -91,11 +93,19 @@ fn plain_int8_weights_are_read_where_they_lie() {
     let zero_points = [5u8.wrapping_neg(); 24];
     let shifted = IntQuantized { weight_zero_point: Some(&zero_points), ..weight }.read().unwrap();
     assert_eq!(shifted.zero_points().unwrap(), [-5; 24]);
-    let one_scale =
-        IntQuantized { weight_scale: ScaleBytes::F32(&scales[..4]), scale_shape: [1, 1], ..weight };
-    assert_eq!(one_scale.read().unwrap().granularity(), Granularity::Tensor);
+    let one_scale = IntQuantized {
+        granularity: Granularity::Tensor,
+        weight_scale: ScaleBytes::F32(&scales[..4]),
+        scale_shape: [1, 1],
+        ..weight
+    };
+    assert_eq!(one_scale.read().unwrap().scales().len(), 1);
+    let groups = IntQuantized { granularity: Granularity::Block1d(128), ..weight };
+    let expected = Error::Shape { what: "weight_scale", expected: [24, 2], actual: [24, 1] };
+    assert_eq!(groups.read().map(|_| ()), Err(expected));
 }
 
+/// What becomes of nine rows of INT4 in groups of 32, if the parts have these sizes.
 fn packed(
     scale_shape: [usize; 2],
     cols: usize,
@@ -107,6 +117,7 @@ fn packed(
         (vec![0x88; n_codes], vec![0x3f; n_scales], n_zero_points.map(|n| vec![0x88; n]));
     let packed = PackQuantized {
         format: IntFormat::Int4,
+        granularity: Granularity::Block1d(32),
         shape: [9, cols],
         weight_packed: &codes,
         weight_scale: ScaleBytes::F16(&scales),
@@ -121,20 +132,19 @@ fn tensors_of_wrong_sizes_are_refused_with_their_numbers() {
     let length = |what, expected, actual| Error::Length { what, expected, actual };
     assert_eq!(packed([9, 2], 64, 9 * 32 - 1, 36, None), length("codes", 288, 287));
     assert_eq!(packed([9, 2], 64, 9 * 32 + 4, 36, None), length("codes", 288, 292));
-    assert_eq!(packed([9, 2], 64, 288, 34, None), length("scales", 18, 17));
+    // Two bytes each: one too few, one too many, and one byte left over.
+    for n_bytes in [34, 38, 37] {
+        let expected = length("bytes of the scales", 36, n_bytes);
+        assert_eq!(packed([9, 2], 64, 288, n_bytes, None), expected);
+    }
     // Nine rows of 4-bit zero points take two words, in two groups.
     assert_eq!(packed([9, 2], 64, 288, 36, Some(15)), length("weight_zero_point", 16, 15));
     assert_eq!(packed([9, 2], 64, 288, 36, Some(17)), length("weight_zero_point", 16, 17));
     assert_eq!(packed([9, 2], 60, 270, 36, None), Error::BlockAlign { len: 60, block: 8 });
-    for scale_shape in [[9, 3], [8, 2], [9, 65], [2, 9]] {
-        let expected = Error::Shape { what: "weight_scale", expected: [9, 1], actual: scale_shape };
-        assert_eq!(packed(scale_shape, 64, 288, 36, None), expected);
+    for scale_shape in [[9, 3], [9, 1], [8, 2], [9, 65], [2, 9], [usize::MAX / 2, 8]] {
+        let expected = Error::Shape { what: "weight_scale", expected: [9, 2], actual: scale_shape };
+        assert_eq!(packed(scale_shape, 64, 288, 36, Some(16)), expected);
     }
-    let huge = [usize::MAX / 2, 8];
-    assert_eq!(
-        packed(huge, 8, 36, 36, Some(4)),
-        Error::Shape { what: "weight_scale", expected: [9, 1], actual: huge }
-    );
 }
 
 #[test]
@@ -151,23 +161,81 @@ fn scales_that_their_type_cannot_hold_are_refused() {
     assert!(encode(quantizer, x.view(), ScaleType::Bf16).is_ok());
 }
 
+#[test]
+fn groups_of_any_size_come_back_as_written_though_the_shapes_are_the_same() {
+    let x = normal(8, 32);
+    for group in [16, 24, 30] {
+        let granularity = Granularity::Block1d(group);
+        let quantizer = IntQuantizer { format: IntFormat::Int4, granularity, ..Default::default() };
+        let tensor = encode(quantizer, x.view(), ScaleType::Bf16).unwrap();
+        let packed = PackedWeight::write(&tensor.view(), ScaleType::Bf16).unwrap();
+        assert_eq!(packed.scale_shape, [8, 2]);
+        assert_eq!(packed.view().read().unwrap().decode(), tensor.decode());
+    }
+}
+
+#[test]
+fn packed_zero_points_of_a_whole_tensor_are_refused_where_the_library_has_none() {
+    let quantizer = IntQuantizer {
+        granularity: Granularity::Tensor,
+        symmetry: Symmetry::Asymmetric,
+        ..Default::default()
+    };
+    let tensor = quantizer.encode(normal(4, 8).view()).unwrap();
+    let refused =
+        Error::Unsupported { format: "pack-quantized", what: "zero points of a whole tensor" };
+    assert_eq!(PackedWeight::write(&tensor.view(), ScaleType::Bf16).map(|_| ()), Err(refused));
+    let packed = PackQuantized {
+        format: IntFormat::Int8,
+        granularity: Granularity::Tensor,
+        shape: [4, 8],
+        weight_packed: tensor.codes(),
+        weight_scale: ScaleBytes::F32(&1f32.to_le_bytes()),
+        scale_shape: [1, 1],
+        weight_zero_point: Some(&[0; 4]),
+    };
+    assert_eq!(packed.read().map(|_| ()), Err(refused));
+    assert!(PackQuantized { weight_zero_point: None, ..packed }.read().is_ok());
+}
+
+#[test]
+fn shapes_without_elements_are_read_however_long() {
+    let granularity = Granularity::Block1d(8);
+    let read = |rows: usize| {
+        let packed = PackQuantized {
+            format: IntFormat::Int4,
+            granularity,
+            shape: [rows, 0],
+            weight_packed: &[],
+            weight_scale: ScaleBytes::Bf16(&[]),
+            scale_shape: [rows, 0],
+            weight_zero_point: Some(&[]),
+        };
+        packed.read().map(|tensor| tensor.decode().dim())
+    };
+    let longest = isize::MAX as usize;
+    assert_eq!(read(longest), Ok((longest, 0)));
+    assert_eq!(read(longest + 1), Err(Error::TooLarge { shape: [longest + 1, 0] }));
+}
+
 proptest! {
     #[test]
     fn written_weights_are_read_back(
         rows in 1usize..20,
         words in 1usize..9,
-        groups in 1usize..3,
+        group in prop_oneof![Just(None), (1usize..80).prop_map(|half| Some(2 * half))],
         int4 in any::<bool>(),
         asymmetric in any::<bool>(),
         seed in any::<u32>(),
     ) {
         let format = if int4 { IntFormat::Int4 } else { IntFormat::Int8 };
-        let cols = words * groups * 32 / format.bits();
+        let cols = words * 32 / format.bits();
+        let granularity = group.map_or(Granularity::Channel, Granularity::Block1d);
+        let [_, groups] = granularity.scales_shape([rows, cols]).unwrap();
         let byte = |i: usize| (seed.wrapping_add(i as u32).wrapping_mul(0x9e37_79b9) >> 24) as u8;
         let codes: Vec<u8> = (0..rows * cols * format.bits() / 8).map(byte).collect();
         let scales: Vec<f32> = (0..rows * groups).map(|i| f32::from(byte(i)) + 0.5).collect();
         let zero_points = asymmetric.then(|| (0..rows * groups).map(|i| byte(i) as i8 >> (8 - format.bits())).collect());
-        let granularity = if groups == 1 { Granularity::Channel } else { Granularity::Block1d(cols / groups) };
         let tensor: IntTensor = IntTensor::new(format, granularity, [rows, cols], codes, scales, zero_points).unwrap();
         for scale_type in [ScaleType::F32, ScaleType::F16] {
             let packed = PackedWeight::write(&tensor.view(), scale_type).unwrap();
@@ -180,23 +248,26 @@ proptest! {
     fn any_bytes_are_read_or_refused(
         bytes in prop::collection::vec(any::<u8>(), 0..300),
         cut in (0usize..300, 0usize..300),
-        rows in 0usize..9,
-        cols in 0usize..70,
-        scale_shape in [0usize..9, 0usize..5],
+        shape in [0usize..9, 0usize..70],
+        group in 1usize..40,
+        fits in any::<bool>(),
         int4 in any::<bool>(),
     ) {
         let part = |from: usize, to: usize| &bytes[from.min(bytes.len())..to.min(bytes.len()).max(from.min(bytes.len()))];
         let format = if int4 { IntFormat::Int4 } else { IntFormat::Int8 };
+        let granularity = Granularity::Block1d(group);
+        let scale_shape = if fits { granularity.scales_shape(shape).unwrap() } else { [cut.0, cut.1] };
         let packed = PackQuantized {
             format,
-            shape: [rows, cols],
+            granularity,
+            shape,
             weight_packed: part(0, cut.0),
             weight_scale: ScaleBytes::Bf16(part(cut.0, cut.1)),
             scale_shape,
             weight_zero_point: (cut.1 % 2 == 0).then(|| part(cut.1, 300)),
         };
         if let Ok(tensor) = packed.read() {
-            prop_assert_eq!(tensor.decode().dim(), (rows, cols));
+            prop_assert_eq!(tensor.decode().dim(), shape.into());
         }
     }
 }
@@ -210,6 +281,7 @@ fn zero_points_run_along_the_rows_of_a_column() {
     let words = [word(&|row| row), word(&|row| 15 - row), 8, 7].map(u32::to_le_bytes).concat();
     let packed = PackQuantized {
         format: IntFormat::Int4,
+        granularity: Granularity::Block1d(8),
         shape: [9, 16],
         weight_packed: &[0; 72],
         weight_scale: ScaleBytes::F32(&[0; 72]),

@@ -113,6 +113,29 @@ fn scales_of_every_float_type_are_read() {
 }
 
 #[test]
+fn codes_beside_scales_of_another_type_are_read_where_they_lie() {
+    let (codes, scales) = ([0x38u8; 6], [0x80, 0x3f, 0, 0x40]);
+    let new = |scales| {
+        Fp8Tensor::from_bytes(
+            Fp8Format::E4M3,
+            Granularity::Channel,
+            [2, 3],
+            &codes[..],
+            ScaleBytes::Bf16(scales),
+        )
+    };
+    let tensor = new(&scales).expect("two scales");
+    assert_eq!(tensor.codes().as_ptr(), codes.as_ptr());
+    assert_eq!(tensor.decode(), ndarray::array![[1.0; 3], [2.0; 3]]);
+    // One byte is no whole scale.
+    for bytes in [&scales[..3], &[0x80, 0x3f, 0, 0x40, 0]] {
+        let expected =
+            Error::Length { what: "bytes of the scales", expected: 4, actual: bytes.len() };
+        assert_eq!(new(bytes).map(|_| ()), Err(expected));
+    }
+}
+
+#[test]
 fn buffers_and_scales_that_do_not_fit_are_refused_with_the_numbers() {
     let new = |granularity, shape, n_codes, scales: &[f32]| {
         Fp8Tensor::new(Fp8Format::E4M3, granularity, shape, vec![0; n_codes], scales.to_vec())
@@ -130,10 +153,9 @@ fn buffers_and_scales_that_do_not_fit_are_refused_with_the_numbers() {
     );
     let no_rows = Granularity::Block2d { rows: 0, cols: 1 };
     assert_eq!(new(no_rows, [2, 3], 6, &[]), Err(Error::ZeroBlock { what: "rows of a block" }));
-    assert_eq!(
-        new(Granularity::Channel, [usize::MAX, 2], 0, &[]),
-        Err(Error::TooLarge { shape: [usize::MAX, 2] })
-    );
+    for shape in [[usize::MAX, 2], [usize::MAX, 0], [0, usize::MAX]] {
+        assert_eq!(new(Granularity::Channel, shape, 0, &[]), Err(Error::TooLarge { shape }));
+    }
     for bad in [f32::INFINITY, -1.0] {
         assert_eq!(
             new(Granularity::Channel, [2, 1], 2, &[1.0, bad]),
@@ -237,22 +259,28 @@ fn given_scales_saturate_and_bad_ones_are_refused() {
     let tensor = Fp8Quantizer::default().encode_with_scales(x.view(), &[2.0, 1.0]).expect("finite");
     assert_eq!(tensor.decode(), ndarray::array![[1.0, -896.0], [448.0, 0.0]]);
     assert_eq!(tensor.codes()[3], 0x80, "the sign of zero is kept");
-    for bad in [0.0, -1.0, f32::INFINITY] {
+    // The reciprocal of 1e-40 is infinite, and a product of it and zero is NaN.
+    for bad in [0.0, -1.0, f32::INFINITY, 1e-40] {
         let got = Fp8Quantizer::default().encode_with_scales(x.view(), &[1.0, bad]).map(|_| ());
         assert_eq!(got, Err(Error::BadScale { index: 1, value: bad }));
     }
+    let least = 1.001 / f32::MAX;
+    let tensor =
+        Fp8Quantizer::default().encode_with_scales(x.view(), &[least, least]).expect("finite");
+    assert_eq!(tensor.codes(), [0x7e, 0xfe, 0x7e, 0x80]);
 }
 
 #[test]
 fn empty_matrices_are_encoded_and_decoded() {
-    for shape in [[0, 5], [5, 0], [0, 0]] {
+    for shape in [[0, 5], [5, 0], [0, 0], [isize::MAX as usize, 0], [0, isize::MAX as usize]] {
         for granularity in
             [Granularity::Tensor, Granularity::Channel, Granularity::Block1d(2), BLOCK_2D]
         {
-            let tensor = quantizer(Fp8Format::E5M2, granularity)
-                .encode(Array2::zeros(shape).view())
-                .expect("nothing to refuse");
+            let (quantizer, x) = (quantizer(Fp8Format::E5M2, granularity), Array2::zeros(shape));
+            let tensor = quantizer.encode(x.view()).expect("nothing to refuse");
             assert_eq!(tensor.decode().dim(), shape.into());
+            let again = quantizer.encode_with_scales(x.view(), tensor.scales());
+            assert_eq!(again, Ok(tensor));
         }
     }
 }
@@ -315,10 +343,16 @@ proptest! {
         let quantizer = quantizer(Fp8Format::E4M3, granularity);
         let tensor = quantizer.encode(x.view()).expect("finite");
         let decoded = tensor.decode();
-        let largest = x.iter().fold(0f32, |a, x| a.max(x.abs()));
-        for (x, y) in x.iter().zip(&decoded) {
-            // Half a step is 1/16 of the value; at the bottom 2^-10 of a scale, which is at most amax / 448.
-            prop_assert!((x - y).abs() <= (x.abs() / 16.0).max(largest / 448.0 / 1024.0) * 1.0001, "{} became {}", x, y);
+        let [block_rows, block_cols] = match granularity {
+            Granularity::Tensor => [x.nrows(), x.ncols()],
+            Granularity::Channel => [1, x.ncols()],
+            Granularity::Block1d(block) => [1, block],
+            Granularity::Block2d { rows, cols } => [rows, cols],
+        };
+        for ((at, x), y) in x.indexed_iter().zip(&decoded) {
+            let scale = tensor.scales()[at.0 / block_rows * decoded.ncols().div_ceil(block_cols) + at.1 / block_cols];
+            // Half a step is 1/16 of the value; at the bottom 2^-10 of the element's scale.
+            prop_assert!((x - y).abs() <= (x.abs() / 16.0).max(scale / 1024.0) * 1.0001, "{} became {}", x, y);
         }
         let again = quantizer.encode_with_scales(decoded.view(), tensor.scales()).expect("finite");
         prop_assert_eq!(again.codes(), tensor.codes());
@@ -375,14 +409,28 @@ fn threads_change_nothing() {
         for n_threads in [2, 3, 4] {
             assert!(run(n_threads) == alone, "{granularity:?} on {n_threads} threads");
         }
+        // Rows have ascending magnitudes: with a scale of its own, or one of other rows, a band has other codes.
+        if granularity == Granularity::Tensor {
+            let largest = x.iter().fold(0f32, |a, x| a.max(x.abs()));
+            assert_eq!(alone.0.scales(), [largest / 448.0]);
+            for (x, codes) in x.outer_iter().zip(alone.0.codes().chunks(1000)) {
+                let row = x.insert_axis(ndarray::Axis(0));
+                let quantizer = quantizer(Fp8Format::E4M3, granularity);
+                let cast = quantizer.encode_with_scales(row, alone.0.scales()).expect("finite");
+                assert_eq!(cast.codes(), codes);
+            }
+        }
     }
     let mut bad = x.clone();
-    (bad[[650, 1]], bad[[100, 999]]) = (f32::NAN, f32::INFINITY);
+    (bad[[650, 1]], bad[[400, 999]]) = (f32::NAN, f32::INFINITY);
     let pool = rayon_core::ThreadPoolBuilder::new().num_threads(4).build().expect("threads");
-    let got = pool.install(|| Fp8Quantizer::default().encode(bad.view()).map(|_| ()));
-    assert_eq!(
-        got,
-        Err(Error::NonFinite { index: 100_999, value: f32::INFINITY }),
-        "the first in order, not in time"
-    );
+    for granularity in [Granularity::Channel, Granularity::Tensor] {
+        let quantizer = quantizer(Fp8Format::E4M3, granularity);
+        let got = pool.install(|| quantizer.encode(bad.view()).map(|_| ()));
+        assert_eq!(
+            got,
+            Err(Error::NonFinite { index: 400_999, value: f32::INFINITY }),
+            "the first in order, not in time"
+        );
+    }
 }

@@ -4,6 +4,7 @@ use half::bf16;
 use ndarray::{Array2, ArrayView2, s};
 use proptest::prelude::*;
 use squish_bench::{alloc::count_allocations, golden::Golden};
+use squish_kernels::element::{E2M1, E8M0, Element, Overflow};
 use squish_quant::{Error, MxFormat, MxQuantizer, MxTensor, MxView, NonFinite, ScaleRule, ggml};
 
 const RULES: [ScaleRule; 5] =
@@ -187,7 +188,9 @@ fn buffers_that_do_not_fit_are_refused_with_the_numbers() {
     assert_eq!(new([3, 64], 97, 6), length("codes", 96, 97));
     assert_eq!(new([3, 64], 96, 5), length("scales", 6, 5));
     assert_eq!(new([3, 63], 0, 0), Err(Error::BlockAlign { len: 63, block: 32 }));
-    assert_eq!(new([usize::MAX, 32], 0, 0), Err(Error::TooLarge { shape: [usize::MAX, 32] }));
+    for shape in [[usize::MAX, 32], [usize::MAX, 0], [0, 1 << (usize::BITS - 1)]] {
+        assert_eq!(new(shape, 0, 0), Err(Error::TooLarge { shape }));
+    }
     assert_eq!(
         quantizer(ScaleRule::Floor).encode(Array2::zeros([2, 33]).view()).map(|_| ()),
         Err(Error::BlockAlign { len: 33, block: 32 })
@@ -204,7 +207,7 @@ fn buffers_that_do_not_fit_are_refused_with_the_numbers() {
         ggml::encode_mxfp4_into(&[f32::INFINITY; 32], &mut [0; 17]),
         Err(Error::NonFinite { index: 0, value: f32::INFINITY })
     );
-    for shape in [[0, 32], [4, 0], [0, 0]] {
+    for shape in [[0, 32], [4, 0], [0, 0], [isize::MAX as usize, 0]] {
         let empty = quantizer(ScaleRule::MinMse)
             .encode(Array2::zeros(shape).view())
             .expect("nothing to refuse");
@@ -247,7 +250,52 @@ fn squared_errors(x: ArrayView2<'_, f32>, y: ArrayView2<'_, f32>) -> Vec<f64> {
     squares.chunks(32).map(|block| block.iter().sum()).collect()
 }
 
+/// The scale of `MinMse` by its definition, element by element.
+fn min_mse_scale(x: &[f32]) -> u8 {
+    let finite = || x.iter().copied().filter(|x| x.is_finite());
+    let amax = finite().fold(0f32, |amax, x| amax.max(x.abs()));
+    let floor = ((amax.to_bits() >> 23) as u8).saturating_sub(2);
+    let [of_floor, of_next] = [floor, floor + 1].map(|scale| {
+        let [factor, inverse] = [scale, 254 - scale].map(|scale| E8M0::from_bits(scale).to_f32());
+        let value = |x: f32| E2M1::from_f32(x * inverse, Overflow::Saturate).to_f32() * factor;
+        finite().map(|x| (f64::from(x) - f64::from(value(x))).powi(2)).sum::<f64>()
+    });
+    if of_next < of_floor { floor + 1 } else { floor }
+}
+
+#[test]
+fn min_mse_takes_the_scale_with_the_smaller_error_and_the_smaller_scale_of_equals() {
+    let quantizer = MxQuantizer { non_finite: NonFinite::Saturate, ..quantizer(ScaleRule::MinMse) };
+    let mut x = Array2::from_shape_fn([300, 320], |(r, c)| {
+        let uniform = ((r * 320 + c) as f64 * 0.618_033_988_749_895).fract() * 2.0 - 1.0;
+        (uniform.powi(3) * 2f64.powi(r as i32 - 150)) as f32
+    });
+    // Equals: zeros, what both represent, what neither does, and what becomes infinite in both.
+    x.slice_mut(s![0, ..32]).fill(0.0);
+    x.slice_mut(s![1, ..32]).fill(1.0);
+    x.slice_mut(s![2, ..32]).fill(-0.0);
+    x.slice_mut(s![3, ..32]).fill(1e-44);
+    x.slice_mut(s![4, ..32]).fill(f32::MAX);
+    (x[[5, 3]], x[[5, 40]], x[[6, 70]]) = (f32::NAN, f32::INFINITY, f32::NEG_INFINITY);
+    x.slice_mut(s![7, ..64]).fill(f32::NAN);
+    let tensor = quantizer.encode(x.view()).expect("saturated");
+    let blocks = x.as_slice().expect("standard layout").chunks(32);
+    let want: Vec<u8> = blocks.map(min_mse_scale).collect();
+    assert_eq!(tensor.scales(), want);
+    let floor = MxQuantizer { rule: ScaleRule::Floor, ..quantizer }.encode(x.view());
+    let floor = floor.expect("saturated");
+    let n_next = tensor.scales().iter().zip(floor.scales()).filter(|(a, b)| a != b).count();
+    assert!(n_next > 100 && n_next < 2900, "{n_next} of 3000 blocks have the larger scale");
+}
+
 proptest! {
+    #[test]
+    fn min_mse_is_its_definition(x in any_matrix()) {
+        let tensor = quantizer(ScaleRule::MinMse).encode(x.view()).expect("finite");
+        let want: Vec<u8> = x.as_slice().expect("standard layout").chunks(32).map(min_mse_scale).collect();
+        prop_assert_eq!(tensor.scales(), want);
+    }
+
     #[test]
     fn min_mse_loses_no_more_than_its_two_candidates(x in any_matrix()) {
         let errors = |rule| squared_errors(x.view(), quantizer(rule).encode(x.view()).expect("finite").decode().view());
