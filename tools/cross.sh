@@ -4,10 +4,11 @@
 #   tools/cross.sh test --package squish-kernels     cargo test for aarch64-unknown-linux-gnu, run by qemu (NEON)
 #
 # Needs root and a Debian machine. The first call makes a Debian tree of about 2 GB in $SQUISH_FOREIGN (default:
-# ~/.cache/squish-foreign) and takes some minutes; later calls reuse it. In the tree live a rustc of Debian's backports with the
-# standard library of the foreign machine, a cross linker, and qemu. It shows that the code is right on NEON, not how fast it is.
+# ~/.cache/squish-foreign), a folder that must not be there yet, and takes some minutes; later calls reuse it. In the tree live a
+# rustc of Debian's backports with the standard library of the foreign machine, a cross linker, and qemu. It shows that the code
+# is right on NEON, not how fast it is.
 set -euo pipefail
-[ $# -ge 1 ] || { sed -n '2,8p' "$0"; exit 2; }
+[ $# -ge 1 ] || { sed -n '2,9p' "$0"; exit 2; }
 
 tree=${SQUISH_FOREIGN:-$HOME/.cache/squish-foreign}
 top=$(git -C "$(dirname "$0")" rev-parse --show-toplevel)
@@ -22,29 +23,35 @@ mirror() {
   echo "$found"
 }
 
+# Made beside its place and moved there when it is whole; neither removes anything that somebody else put there.
 make_tree() {
   command -v debootstrap >/dev/null || { apt-get update -q && apt-get install -y -q debootstrap; }
-  local from
+  local from new
   from=$(mirror)
-  rm -rf "$tree"
-  mkdir -p "$tree"
-  debootstrap --variant=minbase --include=ca-certificates trixie "$tree" "$from"
-  printf 'deb %s trixie main\ndeb %s trixie-backports main\n' "$from" "$from" > "$tree/etc/apt/sources.list"
-  cp -L /etc/resolv.conf /etc/hosts "$tree/etc/"
-  cp -L /etc/ssl/certs/ca-certificates.crt "$tree/etc/ssl/certs/"
-  chroot "$tree" bash -ec 'export DEBIAN_FRONTEND=noninteractive
+  mkdir -p "$(dirname "$tree")"
+  new=$(mktemp -d "$tree.XXXXXX")
+  chmod 755 "$new"
+  debootstrap --variant=minbase --include=ca-certificates trixie "$new" "$from"
+  printf 'deb %s trixie main\ndeb %s trixie-backports main\n' "$from" "$from" > "$new/etc/apt/sources.list"
+  cp -L /etc/resolv.conf /etc/hosts "$new/etc/"
+  cp -L /etc/ssl/certs/ca-certificates.crt "$new/etc/ssl/certs/"
+  chroot "$new" bash -ec 'export DEBIAN_FRONTEND=noninteractive
     dpkg --add-architecture arm64
     apt-get update -q
     apt-get install -y -q --no-install-recommends -t trixie-backports rustc cargo libstd-rust-dev libstd-rust-dev:arm64
     apt-get install -y -q --no-install-recommends gcc gcc-aarch64-linux-gnu libc6-dev:arm64 qemu-user'
-  touch "$tree/.ready"
+  touch "$new/.ready"
+  mv -T "$new" "$tree"
 }
 
-[ -e "$tree/.ready" ] || make_tree
+if [ ! -e "$tree/.ready" ]; then
+  [ ! -e "$tree" ] || { echo "$tree is there and is no tree of this script; name another in SQUISH_FOREIGN, or remove it" >&2; exit 1; }
+  make_tree
+fi
 
 # A copy of what git knows or would add; the build folder beside it is kept between calls. Deleted files must go from the copy, too.
 work=$tree/build/squish
-rm -rf "$work"
+rm -rf "${work:?}"
 mkdir -p "$work" "$tree/build/target"
 (cd "$top" && git ls-files -z --cached --others --exclude-standard | while IFS= read -r -d '' f; do if [ -e "$f" ]; then printf '%s\0' "$f"; fi; done |
   tar --null -T - -cf -) | tar -xf - -C "$work"

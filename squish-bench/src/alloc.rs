@@ -6,14 +6,11 @@ use std::{
     alloc::{GlobalAlloc, Layout, System},
     cell::Cell,
     hint::black_box,
-    sync::atomic::{AtomicU64, Ordering},
 };
 
-/// The system's allocator with a count per thread and one for the process.
+/// The system's allocator with a count per thread.
 #[derive(Clone, Copy, Debug)]
 pub struct CountingAllocator;
-
-static PROCESS: AtomicU64 = AtomicU64::new(0);
 
 thread_local! {
     // Constant and without destructor, so that touching it neither allocates nor fails while a thread ends.
@@ -21,7 +18,6 @@ thread_local! {
 }
 
 fn count_one() {
-    PROCESS.fetch_add(1, Ordering::Relaxed);
     THREAD.with(|count| count.set(count.get() + 1));
 }
 
@@ -61,21 +57,7 @@ unsafe impl GlobalAlloc for CountingAllocator {
 ///
 /// If [`CountingAllocator`] is not the global allocator, where every count would be zero.
 pub fn count_allocations<R>(f: impl FnOnce() -> R) -> (R, u64) {
-    count_with(|| THREAD.with(Cell::get), f)
-}
-
-/// The result of `f` and how many allocations and reallocations all threads of the process made meanwhile.
-///
-/// For work inside a thread pool; the test must be the only one that runs.
-///
-/// # Panics
-///
-/// If [`CountingAllocator`] is not the global allocator.
-pub fn count_allocations_of_all_threads<R>(f: impl FnOnce() -> R) -> (R, u64) {
-    count_with(|| PROCESS.load(Ordering::SeqCst), f)
-}
-
-fn count_with<R>(count: impl Fn() -> u64, f: impl FnOnce() -> R) -> (R, u64) {
+    let count = || THREAD.with(Cell::get);
     let before = count();
     drop(black_box(Box::new(0_u8)));
     assert!(count() > before, "`CountingAllocator` is not the global allocator of this binary");

@@ -29,14 +29,6 @@ impl Golden {
         Self { bytes, name: name.to_owned() }
     }
 
-    /// Names of all tensors, sorted.
-    #[must_use]
-    pub fn names(&self) -> Vec<String> {
-        let mut names: Vec<_> = self.tensors().names().into_iter().map(ToOwned::to_owned).collect();
-        names.sort();
-        names
-    }
-
     /// Shape of the tensor called `tensor`.
     #[must_use]
     pub fn shape(&self, tensor: &str) -> Vec<usize> {

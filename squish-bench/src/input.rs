@@ -1,9 +1,7 @@
-//! Deterministic inputs that look like what the kernels meet: weights with heavy tails and outlier channels, activations, logits with a
-//! few clear candidates, token ids by frequency.
+//! Deterministic inputs that look like what the kernels meet: weights with heavy tails and outlier channels, normal numbers, and logits
+//! with a few clear candidates.
 //!
 //! Every function takes a seed and returns the same numbers on every machine. Buffers start on a cache line.
-
-use half::bf16;
 
 use crate::Aligned;
 
@@ -69,15 +67,6 @@ pub fn weights(rows: usize, cols: usize, seed: u64) -> Aligned<f32> {
     })
 }
 
-/// Rows of activations `[rows, cols]`: normal, with one column in 256 that is twenty times as large (the massive activations of real models).
-#[must_use]
-pub fn activations(rows: usize, cols: usize, seed: u64) -> Aligned<f32> {
-    let mut rng = Rng::new(seed);
-    let columns: Vec<f32> =
-        (0..cols).map(|_| if rng.below(256) == 0 { 20.0 } else { 1.0 }).collect();
-    Aligned::from_fn(rows * cols, |i| rng.normal() * columns[i % cols])
-}
-
 /// Logits of one position: a normal background of deviation 2 around −4, and one candidate per thousand entries (at least one) between 6 and 18.
 #[must_use]
 pub fn logits(vocab_size: usize, seed: u64) -> Aligned<f32> {
@@ -88,29 +77,6 @@ pub fn logits(vocab_size: usize, seed: u64) -> Aligned<f32> {
         out[candidate] = 6.0 + 12.0 * rng.uniform();
     }
     out
-}
-
-/// `len` token ids below `vocab_size`, where the id of rank r is about 1/r as frequent as the first (inverse of the continuous Zipf law).
-#[must_use]
-pub fn tokens(len: usize, vocab_size: u32, seed: u64) -> Vec<u32> {
-    let mut rng = Rng::new(seed);
-    let top = f64::from(vocab_size).ln();
-    (0..len)
-        .map(|_| (((f64::from(rng.uniform()) * top).exp() - 1.0) as u32).min(vocab_size - 1))
-        .collect()
-}
-
-/// The nearest bf16 of each value.
-#[must_use]
-pub fn to_bf16(values: &[f32]) -> Aligned<bf16> {
-    Aligned::from_fn(values.len(), |i| bf16::from_f32(values[i]))
-}
-
-/// Rounds each value to the nearest bf16 in place, so that one set of inputs serves f32 and bf16 alike.
-pub fn round_to_bf16(values: &mut [f32]) {
-    for value in values {
-        *value = bf16::from_f32(*value).to_f32();
-    }
 }
 
 #[cfg(test)]
@@ -148,22 +114,5 @@ mod tests {
         let z = logits(4096, 3);
         let candidates = z.iter().filter(|&&v| v >= 6.0).count();
         assert!((1..=8).contains(&candidates), "{candidates} candidates");
-    }
-
-    #[test]
-    fn tokens_are_in_range_and_the_first_are_the_most_frequent() {
-        let ids = tokens(10_000, 1000, 4);
-        assert!(ids.iter().all(|&id| id < 1000));
-        let count =
-            |range: std::ops::Range<u32>| ids.iter().filter(|id| range.contains(id)).count();
-        assert!(count(0..10) > count(100..110) * 5);
-    }
-
-    #[test]
-    fn rounding_to_bf16_leaves_values_that_bf16_holds() {
-        let mut values = normal(1000, 5).to_vec();
-        round_to_bf16(&mut values);
-        assert!(values.iter().all(|v| v.to_bits().trailing_zeros() >= 16));
-        assert!(to_bf16(&values).iter().zip(&values).all(|(b, v)| b.to_f32() == *v));
     }
 }

@@ -1,7 +1,7 @@
 //! The suite of one bench file: rows, each checked before it is timed.
 //!
-//! Criterion ids are `row id / variant / shape`. Variants are `ours`, names of SIMD levels, `peer-*` and `probe-*`; probes are timed in
-//! the same group as ours, so that ratios are taken within one run.
+//! Criterion ids are `row id / variant / shape`. Variants are `ours`, names of SIMD levels, other forms and `probe-*`; probes are timed
+//! in the same group as ours, so that ratios are taken within one run.
 
 use std::{collections::BTreeSet, fs, time::Duration};
 
@@ -117,12 +117,6 @@ impl Suite {
         }
     }
 
-    /// Whether everything runs once and quickly, as under `cargo test --benches`.
-    #[must_use]
-    pub fn is_test(&self) -> bool {
-        self.mode == Mode::Test
-    }
-
     /// Runs `body` for `row`, if the row is selected: it prepares inputs, checks the answer, and then times variants.
     ///
     /// # Panics
@@ -228,13 +222,6 @@ impl Checked<'_> {
     pub fn variant(self, name: &str, time: impl FnMut(&mut Bencher<'_>)) -> Self {
         let moved = self.row.work.moved();
         self.time(name.to_owned(), moved, time)
-    }
-
-    /// Times another crate's form of the operation, as `peer-{name}`. Its answer belongs into the check, too.
-    #[must_use]
-    pub fn peer(self, name: &str, time: impl FnMut(&mut Bencher<'_>)) -> Self {
-        let moved = self.row.work.moved();
-        self.time(format!("peer-{name}"), moved, time)
     }
 
     /// Times a `memcpy` of `bytes` between two buffers of its own, as `probe-memcpy`: it moves `2 * bytes`.

@@ -1,8 +1,8 @@
-//! Public behaviour: counting allocations, writing the fixture's table, describing rows.
+//! Public behavior: counting allocations, writing the fixture's table.
 
 use squish_bench::{
-    Fixture, FixtureRow, Limit, Residency, Row, Target, Work,
-    alloc::{CountingAllocator, count_allocations, count_allocations_of_all_threads},
+    Fixture, FixtureRow,
+    alloc::{CountingAllocator, count_allocations},
     black_box,
 };
 
@@ -34,36 +34,6 @@ fn allocate_a_thousand_times() -> u64 {
         drop(black_box(Box::new(i)));
     }
     1000
-}
-
-#[test]
-fn allocations_of_all_threads_include_those_of_a_worker() {
-    let (_, count) = count_allocations_of_all_threads(|| {
-        std::thread::spawn(allocate_a_thousand_times).join().unwrap()
-    });
-    assert!(count >= 1000, "{count}");
-}
-
-#[test]
-fn a_row_is_described_as_the_tables_read_it() {
-    const ROW: Row = Row {
-        id: "fp8/encode_e4m3_channel",
-        module: "Fp8Quantizer",
-        operation: "encode E4M3, one scale per channel",
-        shape: "128x128",
-        work: Work::bytes(65_536, 16_896),
-        limit: Limit::Copy(Residency::L2),
-        targets: &[
-            Target::AtMostTimesProbe { probe: "memcpy", times: 4.2 },
-            Target::AtLeastTimesPeer { peer: "torch", times: 3.0 },
-            Target::AtLeastShareOfProbe { probe: "memcpy", share: 0.5 },
-            Target::AtLeastShareOfLimit { share: 0.25 },
-        ],
-        release_profile: true,
-        ..Row::SEED
-    };
-    let text = serde_json::to_string_pretty(&ROW).unwrap() + "\n";
-    assert_eq!(text, include_str!("row.json"), "xtask reads this form");
 }
 
 #[test]

@@ -69,12 +69,6 @@ pub enum Error {
         /// The name.
         key: String,
     },
-    /// No element type has this spelling.
-    #[error("unknown dtype `{name}`")]
-    DtypeName {
-        /// The spelling.
-        name: String,
-    },
     /// A tensor's element type is not known.
     #[error("`{tensor}` has the unknown dtype `{dtype}`")]
     UnknownDtype {
@@ -177,7 +171,7 @@ pub enum Error {
         /// The folder.
         path: PathBuf,
     },
-    /// A file name with a separator, a drive, or none at all.
+    /// A file name with a separator or a drive, none at all, or one longer than any system's.
     #[error("`{name}` is not the name of a file in the checkpoint's own folder")]
     FileName {
         /// The name.

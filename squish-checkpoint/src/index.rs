@@ -86,10 +86,16 @@ pub(crate) fn find(path: &Path, limits: &Limits) -> Result<Files, Error> {
     Err(Error::NoCheckpoint { path: path.to_owned() })
 }
 
-/// Refuses a `name` that could lead out of the checkpoint's folder, on this system or another.
+/// Refuses a `name` that could lead out of the checkpoint's folder, on this system or another, or is longer than any
+/// system's.
 pub(crate) fn check_file_name(name: &str) -> Result<(), Error> {
+    const MAX: usize = 1024;
     let leads_away = name.contains(['/', '\\', ':', '\0']) || matches!(name, "" | "." | "..");
-    if leads_away { Err(Error::FileName { name: Error::clip(name) }) } else { Ok(()) }
+    if leads_away || name.len() > MAX {
+        Err(Error::FileName { name: Error::clip(name) })
+    } else {
+        Ok(())
+    }
 }
 
 fn exists(path: &Path) -> Result<bool, Error> {
@@ -108,6 +114,9 @@ fn read(path: &Path, limits: &Limits) -> Result<Index, Error> {
         .map(|weights| Index { path: path.to_owned(), weights })
         .map_err(Error::in_file(path))
 }
+
+/// Bytes of the longest name that file systems take; what is longer need not be looked for, or shown.
+const MAX_FILE_NAME: u64 = 255;
 
 fn parse(text: &[u8], n_read: u64, limits: &Limits) -> Result<BTreeMap<String, String>, Error> {
     limits::check("bytes of index", n_read, limits.index_bytes)?;

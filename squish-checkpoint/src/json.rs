@@ -59,7 +59,10 @@ fn parse<'de, S: DeserializeSeed<'de>>(
     fault: &Fault,
     seed: S,
 ) -> Result<S::Value, Error> {
-    let mut parser = serde_json::Deserializer::from_slice(json);
+    // The parser would not look at the text of a field that is skipped.
+    let json =
+        str::from_utf8(json).map_err(|error| Error::Json { what, reason: error.to_string() })?;
+    let mut parser = serde_json::Deserializer::from_str(json);
     let parsed = seed.deserialize(&mut parser).and_then(|value| parser.end().map(|()| value));
     parsed.map_err(|error| {
         fault

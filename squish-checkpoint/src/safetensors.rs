@@ -10,7 +10,8 @@
 //!
 //! Source: the format's description and the reader of the `safetensors` crate 0.8. Ours departs from that reader in
 //! three ways: a name that occurs twice is an error (there the last one wins), the limits are settable and there are
-//! more of them ([`Limits`]), and a tensor's entry has to be an object (there a list of its values passes too).
+//! more of them ([`Limits`]), and a tensor's entry has to be an object with a text for its dtype (there a list of the values
+//! passes too, and a dtype as the object `{"F32": null}`).
 
 use std::collections::BTreeMap;
 

@@ -1,14 +1,21 @@
 //! Writing a checkpoint: streamed, tensor by tensor, visible only when it is whole.
 //!
-//! 1. [`CheckpointWriter::create`] lays out all files from names, types and shapes alone.
+//! 1. [`CheckpointWriter::create`] lays out all files from names, types and shapes alone. The partial file of the name
+//!    that readers look for (`model.safetensors`, or the index of several files) reserves the stem: a second writer meets it,
+//!    however many files it has.
 //! 2. Tensors are written in the order of that layout, to `<file>.partial`. A file is synced to disk when it is full.
-//! 3. [`CheckpointWriter::finish`] renames the files to their names, the index last.
+//! 3. [`CheckpointWriter::finish`] gives the files their names, the index last.
 //!
 //! A reader finds a folder by `model.safetensors` or by the index, so that it sees either the whole checkpoint or none. A
-//! writer that is dropped before, or fails, removes its files.
+//! writer that is dropped before, or fails, removes its files, and no others.
+//!
+//! A name is given by a hard link, whose partial name is then removed: unlike a rename it fails if the name is taken, in one
+//! step with taking it. Where the file system has no hard links, the name is looked for and then the file is renamed; what
+//! appears in between would be replaced.
 
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
+use std::mem;
 use std::path::{Path, PathBuf};
 
 use crate::Error;
@@ -36,6 +43,7 @@ use crate::layout::{self, Layout, TensorSpec, WriterOptions};
 #[derive(Debug)]
 pub struct CheckpointWriter {
     folder: PathBuf,
+    stem: String,
     layout: Layout,
     /// The file and the tensor in it that are next; past the last file when all tensors are written.
     file_idx: usize,
@@ -44,8 +52,9 @@ pub struct CheckpointWriter {
     filled: usize,
     /// The partial file of `file_idx`.
     out: Option<BufWriter<File>>,
-    /// Files on disk that must vanish unless the checkpoint is finished.
+    /// Files that this writer made, which must vanish unless the checkpoint is finished.
     unfinished: Vec<PathBuf>,
+    /// Whether a write failed, so that what is on the disk is not known.
     failed: bool,
 }
 
@@ -57,9 +66,9 @@ impl CheckpointWriter {
     ///
     /// # Errors
     ///
-    /// Before anything is written: [`Error::DuplicateKey`], [`Error::Reserved`], [`Error::Limit`], [`Error::Overflow`],
-    /// [`Error::PartialByte`]; [`Error::FileName`] of a stem that is none; [`Error::Exists`] if a file of that name, a
-    /// partial one that another writer left, or a checkpoint of the same stem is there. [`Error::Io`].
+    /// Of `specs` and `options`: [`Error::DuplicateKey`], [`Error::Reserved`], [`Error::Limit`], [`Error::Overflow`],
+    /// [`Error::PartialByte`], [`Error::FileName`] of a stem that is none. Of the folder: [`Error::Exists`] if a file of that
+    /// name, a partial one of another writer, or a checkpoint of the same stem is there; [`Error::Io`]. No file is left.
     pub fn create(
         folder: impl AsRef<Path>,
         specs: &[TensorSpec],
@@ -68,20 +77,9 @@ impl CheckpointWriter {
         let folder = folder.as_ref().to_owned();
         let layout = layout::plan(specs, options)?;
         fs::create_dir_all(&folder).map_err(Error::io("create", &folder))?;
-        // The first two would be read in place of the new checkpoint, or as a part of it. Partial files are looked for
-        // now, because to meet one after hours of writing would be late.
-        let (single, index) = (index::single_name(&options.stem), index::index_name(&options.stem));
-        let files = layout.files.iter().map(|file| &file.name);
-        for name in [&single, &index].into_iter().chain(files) {
-            for path in [folder.join(name), partial_path(&folder, name)] {
-                // Unlike `exists`, this finds a link that leads nowhere.
-                if fs::symlink_metadata(&path).is_ok() {
-                    return Err(Error::Exists { path });
-                }
-            }
-        }
         let mut writer = Self {
             folder,
+            stem: options.stem.clone(),
             layout,
             file_idx: 0,
             tensor_idx: 0,
@@ -90,7 +88,17 @@ impl CheckpointWriter {
             unfinished: Vec::new(),
             failed: false,
         };
-        writer.open_file()?;
+        // The look at other names comes after the reservation: of two writers that start at once, one file and several,
+        // each then sees the other.
+        if let Some((name, text)) = writer.layout.index.take() {
+            let out = writer.create_partial(&name, text.as_bytes())?;
+            sync(out).map_err(Error::io("write", &partial_path(&writer.folder, &name)))?;
+            writer.check_names_are_free()?;
+            writer.open_file()?;
+        } else {
+            writer.open_file()?;
+            writer.check_names_are_free()?;
+        }
         Ok(writer)
     }
 
@@ -109,7 +117,8 @@ impl CheckpointWriter {
     /// # Errors
     ///
     /// [`Error::OutOfOrder`], [`Error::Surplus`], [`Error::WrittenLength`]: nothing is written, and the right call can
-    /// follow. [`Error::Io`] and, after it, [`Error::Abandoned`]: the checkpoint cannot be finished.
+    /// follow. [`Error::Io`], [`Error::Exists`] of a partial file of another writer where the next one has to start, and
+    /// after either [`Error::Abandoned`]: the checkpoint cannot be finished.
     pub fn write(&mut self, name: &str, bytes: &[u8]) -> Result<(), Error> {
         let remaining = self.remaining(name)?;
         if bytes.len() != remaining {
@@ -144,7 +153,8 @@ impl CheckpointWriter {
     ///
     /// # Errors
     ///
-    /// [`Error::Unfinished`], [`Error::Abandoned`], [`Error::Io`]: then no file is left.
+    /// [`Error::Unfinished`]; [`Error::Abandoned`]; [`Error::Exists`] of a file that has taken a name since
+    /// [`create`](Self::create), and is left as it is; [`Error::Io`]. Then no file of this writer is left.
     pub fn finish(mut self) -> Result<(), Error> {
         self.check_usable()?;
         if let Some(next) = self.next_tensor() {
@@ -155,22 +165,14 @@ impl CheckpointWriter {
                 n_missing: self.layout().count() - written,
             });
         }
+        self.check_names_are_free()?;
         let mut names: Vec<String> =
             self.layout.files.iter().map(|file| file.name.clone()).collect();
-        if let Some((name, text)) = self.layout.index.take() {
-            let mut out = self.create_partial(&name)?;
-            let path = partial_path(&self.folder, &name);
-            out.write_all(text.as_bytes())
-                .and_then(|()| sync(out))
-                .map_err(Error::io("write", &path))?;
-            names.push(name);
+        if names.len() > 1 {
+            names.push(index::index_name(&self.stem));
         }
-        for name in names {
-            let (partial, whole) = (partial_path(&self.folder, &name), self.folder.join(&name));
-            fs::rename(&partial, &whole).map_err(Error::io("rename", &partial))?;
-            // Until all are renamed, each is removed again if another fails.
-            self.unfinished.retain(|path| *path != partial);
-            self.unfinished.push(whole);
+        for name in &names {
+            self.give_name(name)?;
         }
         sync_folder(&self.folder).map_err(Error::io("sync", &self.folder))?;
         self.unfinished.clear();
@@ -197,14 +199,17 @@ impl CheckpointWriter {
         }
     }
 
-    /// Writes `bytes` of the current tensor, of which `remaining` are to come.
+    /// Writes `bytes` of the current tensor, of which `remaining` are to come. The one place where a writer is given up.
     fn append(&mut self, bytes: &[u8], remaining: usize) -> Result<(), Error> {
+        let result = self.try_append(bytes, remaining);
+        self.failed = result.is_err();
+        result
+    }
+
+    fn try_append(&mut self, bytes: &[u8], remaining: usize) -> Result<(), Error> {
         let out = self.out.as_mut().expect("the file of the current tensor is open");
-        if let Err(source) = out.write_all(bytes) {
-            self.failed = true;
-            let path = partial_path(&self.folder, &self.layout.files[self.file_idx].name);
-            return Err(Error::Io { action: "write", path, source });
-        }
+        let path = partial_path(&self.folder, &self.layout.files[self.file_idx].name);
+        out.write_all(bytes).map_err(Error::io("write", &path))?;
         self.filled += bytes.len();
         if bytes.len() == remaining {
             self.tensor_idx += 1;
@@ -216,14 +221,9 @@ impl CheckpointWriter {
 
     /// Starts the file `file_idx`.
     fn open_file(&mut self) -> Result<(), Error> {
-        let name = self.layout.files[self.file_idx].name.clone();
-        let mut out = self.create_partial(&name)?;
-        let head = std::mem::take(&mut self.layout.files[self.file_idx].head);
-        out.write_all(&head).map_err(|source| {
-            self.failed = true;
-            Error::Io { action: "write", path: partial_path(&self.folder, &name), source }
-        })?;
-        self.out = Some(out);
+        let file = &mut self.layout.files[self.file_idx];
+        let (name, head) = (file.name.clone(), mem::take(&mut file.head));
+        self.out = Some(self.create_partial(&name, &head)?);
         self.close_full_file()
     }
 
@@ -235,28 +235,63 @@ impl CheckpointWriter {
         }
         let path = partial_path(&self.folder, &file.name);
         if let Some(out) = self.out.take() {
-            sync(out).map_err(|source| {
-                self.failed = true;
-                Error::Io { action: "write", path, source }
-            })?;
+            sync(out).map_err(Error::io("write", &path))?;
         }
         self.file_idx += 1;
         self.tensor_idx = 0;
         if self.file_idx < self.layout.files.len() { self.open_file() } else { Ok(()) }
     }
 
-    fn create_partial(&mut self, name: &str) -> Result<BufWriter<File>, Error> {
+    /// The partial file of `name`, new, with `head` in it.
+    fn create_partial(&mut self, name: &str, head: &[u8]) -> Result<BufWriter<File>, Error> {
         let path = partial_path(&self.folder, name);
         // Never a file that is there: a reader may have it mapped, or another writer be at work.
-        let file = File::options().write(true).create_new(true).open(&path).map_err(|error| {
-            self.failed = true;
-            match error.kind() {
-                io::ErrorKind::AlreadyExists => Error::Exists { path: path.clone() },
-                _ => Error::Io { action: "create", path: path.clone(), source: error },
+        let file =
+            File::options().write(true).create_new(true).open(&path).map_err(
+                |error| match error.kind() {
+                    io::ErrorKind::AlreadyExists => Error::Exists { path: path.clone() },
+                    _ => Error::io("create", &path)(error),
+                },
+            )?;
+        self.unfinished.push(path.clone());
+        let mut out = BufWriter::with_capacity(1 << 20, file);
+        out.write_all(head).map_err(Error::io("write", &path))?;
+        Ok(out)
+    }
+
+    /// Whether nobody else has a file of this checkpoint, or of another with its stem.
+    fn check_names_are_free(&self) -> Result<(), Error> {
+        // The first two would be read in place of the new checkpoint, or as a part of it. Partial files are looked for,
+        // too, because to meet one after hours of writing would be late.
+        let (single, index) = (index::single_name(&self.stem), index::index_name(&self.stem));
+        let files = self.layout.files.iter().map(|file| &file.name);
+        for name in [&single, &index].into_iter().chain(files) {
+            for path in [self.folder.join(name), partial_path(&self.folder, name)] {
+                if is_taken(&path) && !self.unfinished.contains(&path) {
+                    return Err(Error::Exists { path });
+                }
             }
-        })?;
-        self.unfinished.push(path);
-        Ok(BufWriter::with_capacity(1 << 20, file))
+        }
+        Ok(())
+    }
+
+    /// Turns the partial file of `name` into the file of that name, which must not exist.
+    fn give_name(&mut self, name: &str) -> Result<(), Error> {
+        let (partial, whole) = (partial_path(&self.folder, name), self.folder.join(name));
+        match fs::hard_link(&partial, &whole) {
+            Ok(()) => {
+                self.unfinished.push(whole);
+                fs::remove_file(&partial).map_err(Error::io("remove", &partial))?;
+            }
+            Err(_) if is_taken(&whole) => return Err(Error::Exists { path: whole }),
+            // Systems name the lack of hard links differently. If it is another trouble, a rename has it, too.
+            Err(_) => {
+                fs::rename(&partial, &whole).map_err(Error::io("rename", &partial))?;
+                self.unfinished.push(whole);
+            }
+        }
+        self.unfinished.retain(|path| *path != partial);
+        Ok(())
     }
 }
 
@@ -276,6 +311,11 @@ fn partial_path(folder: &Path, name: &str) -> PathBuf {
     folder.join(format!("{name}.partial"))
 }
 
+/// Whether something is called `path`. Unlike `exists`, this finds a link that leads nowhere.
+fn is_taken(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_ok()
+}
+
 /// Puts everything written onto the disk.
 fn sync(out: BufWriter<File>) -> io::Result<()> {
     out.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()
@@ -284,4 +324,30 @@ fn sync(out: BufWriter<File>) -> io::Result<()> {
 /// Puts the names of new files onto the disk; other systems have no call for that.
 fn sync_folder(folder: &Path) -> io::Result<()> {
     if cfg!(unix) { File::open(folder)?.sync_all() } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Dtype;
+
+    #[test]
+    fn a_name_taken_after_the_last_look_is_not_replaced_and_not_removed() {
+        let folder = tempfile::tempdir().unwrap();
+        let specs = ["a", "b"].map(|name| TensorSpec::new(name, Dtype::U8, [1]));
+        let options = WriterOptions { max_shard_bytes: 1, ..WriterOptions::default() };
+        let mut writer = CheckpointWriter::create(folder.path(), &specs, &options).unwrap();
+        writer.write("a", &[1]).unwrap();
+        writer.write("b", &[2]).unwrap();
+        let [first, second] = ["1", "2"].map(|n| format!("model-0000{n}-of-00002.safetensors"));
+        writer.give_name(&first).unwrap();
+        fs::write(folder.path().join(&second), b"precious").unwrap();
+        let error = writer.give_name(&second).unwrap_err();
+        assert!(matches!(error, Error::Exists { path } if path.ends_with(&second)));
+        drop(writer);
+        let left: Vec<_> =
+            fs::read_dir(folder.path()).unwrap().map(|e| e.unwrap().path()).collect();
+        assert_eq!(left, [folder.path().join(&second)]);
+        assert_eq!(fs::read(&left[0]).unwrap(), b"precious");
+    }
 }

@@ -17,5 +17,7 @@ mod official;
 mod reading;
 #[path = "it/walk.rs"]
 mod walk;
+#[path = "it/walk_index.rs"]
+mod walk_index;
 #[path = "it/writing.rs"]
 mod writing;

@@ -1,6 +1,6 @@
 //! The parts meet in one program: a checkpoint's tensor through a codec and a kernel.
 
-#![cfg(feature = "full")]
+#![cfg(all(feature = "checkpoint", feature = "kernels", feature = "quant"))]
 
 use squish_llm::{
     checkpoint::{Checkpoint, CheckpointWriter, Dtype, TensorSpec, WriterOptions},
@@ -30,4 +30,16 @@ fn a_tensor_goes_from_a_checkpoint_through_a_codec_into_a_product() {
     let (exact, rounded) =
         (dot(&values, &values), dot(decoded.as_slice().expect("standard layout"), &values));
     assert!((rounded / exact - 1.0).abs() < 0.02, "{rounded} for {exact}");
+}
+
+#[cfg(feature = "model")]
+#[test]
+fn a_model_is_opened_and_foresees_the_next_token() {
+    use squish_llm::{kernels::argmax, model::Reference};
+
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../fixtures/tiny/base");
+    let model = Reference::open(folder).expect("the checkpoint of the repository");
+    let logits = model.session().step(0).expect("a token of the vocabulary").to_vec();
+    assert_eq!(logits.len(), model.config().vocab_size);
+    assert!(argmax(&logits).is_some(), "all logits are NaN");
 }

@@ -118,6 +118,11 @@ fn main() {
         (true, false) => FULL,
     };
 
+    // Encoding and decoding are on one thread, whether squish-quant was built to use more or not.
+    rayon_core::ThreadPoolBuilder::new()
+        .num_threads(1)
+        .build_global()
+        .expect("the first pool of the process");
     let model = Reference::open(format!("{FIXTURES}/base")).expect("the fixture is a checkpoint");
     let tokenizer = Tokenizer::from_file(format!("{FIXTURES}/base/tokenizer.json"))
         .expect("the fixture has a tokenizer");

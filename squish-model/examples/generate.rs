@@ -3,13 +3,28 @@
 //! FOLDER holds a Llama-type checkpoint with its tokenizer; by default the trained one of this repository, which has seen the
 //! documentation and the sources of Rust's standard library, and can say little else.
 
-use std::{env, error::Error, io::Write, path::Path};
+use std::{env, error::Error, fs, io::Write, path::Path};
 
+use serde_json::Value;
 use squish_kernels::argmax;
 use squish_model::{Reference, Tokenizer};
 
 /// Tokens to generate at most.
 const N_NEW: usize = 128;
+
+/// The tokens that end a text: `eos_token_id`, a number or a list, of `generation_config.json` or else of `config.json`.
+fn end_tokens(folder: &Path) -> Result<Vec<u32>, Box<dyn Error>> {
+    for file in ["generation_config.json", "config.json"] {
+        let Ok(json) = fs::read(folder.join(file)) else { continue };
+        let config: Value = serde_json::from_slice(&json)?;
+        return Ok(match &config["eos_token_id"] {
+            Value::Null => continue,
+            list @ Value::Array(_) => serde_json::from_value(list.clone())?,
+            id => vec![serde_json::from_value(id.clone())?],
+        });
+    }
+    Ok(Vec::new())
+}
 
 fn main() -> Result<(), Box<dyn Error>> {
     let mut args = env::args().skip(1);
@@ -20,8 +35,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let tokenizer = Tokenizer::from_file(Path::new(&folder).join("tokenizer.json"))?;
     let model = Reference::open(&folder)?;
     let mut tokens = tokenizer.encode(&prompt)?;
-    // The token that separates documents, and ends them, is the one that the tokenizer puts in front.
-    let end = tokens.first().copied();
+    let ends = end_tokens(Path::new(&folder))?;
 
     let mut out = std::io::stdout().lock();
     write!(out, "{prompt}")?;
@@ -30,7 +44,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut shown = tokenizer.decode(&tokens)?.len();
     for _ in 0..N_NEW.min(model.config().max_position_embeddings - tokens.len()) {
         let next = argmax(logits).ok_or("all logits are NaN")? as u32;
-        if Some(next) == end {
+        if ends.contains(&next) {
             break;
         }
         tokens.push(next);

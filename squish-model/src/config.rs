@@ -6,7 +6,7 @@
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use crate::Error;
+use crate::{Error, error::clip};
 
 /// The numbers that define a Llama-type model.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -50,7 +50,7 @@ struct Raw {
     vocab_size: usize,
     max_position_embeddings: Option<usize>,
     rms_norm_eps: Option<f32>,
-    rope_theta: Option<f32>,
+    rope_theta: Option<f64>,
     rope_scaling: Option<Value>,
     rope_parameters: Option<Value>,
     hidden_act: Option<Value>,
@@ -66,8 +66,8 @@ impl Config {
     /// # Errors
     ///
     /// [`Error::ConfigJson`]; [`Error::Unsupported`] of an architecture other than `LlamaForCausalLM`, scaled RoPE,
-    /// biases, an activation other than SiLU, or quantized weights; [`Error::ConfigValue`] of a zero, an odd `head_dim`
-    /// or a number that is not finite; [`Error::NotDivisible`], [`Error::Overflow`].
+    /// biases, an activation other than SiLU, or quantized weights; [`Error::ConfigValue`] of a zero, an odd `head_dim`,
+    /// a number that is not finite, or two bases of RoPE that differ; [`Error::NotDivisible`], [`Error::Overflow`].
     ///
     /// # Examples
     ///
@@ -86,12 +86,9 @@ impl Config {
     /// ```
     pub fn from_json(json: &[u8]) -> Result<Self, Error> {
         let raw: Raw = serde_json::from_slice(json)
-            .map_err(|error| Error::ConfigJson { reason: error.to_string() })?;
+            .map_err(|error| Error::ConfigJson { reason: clip(&error.to_string()) })?;
         raw.check_support()?;
-        let theta = [&raw.rope_parameters, &raw.rope_scaling]
-            .into_iter()
-            .flatten()
-            .find_map(|rope| rope.get("rope_theta")?.as_f64());
+        let rope_theta = raw.rope_theta()?.unwrap_or(10000.0) as f32;
         // Zero heads are refused below, where the other zeros are.
         let derived_head_dim = raw.hidden_size.checked_div(raw.num_attention_heads).unwrap_or(1);
         if raw.head_dim.is_none() {
@@ -110,7 +107,7 @@ impl Config {
             vocab_size: raw.vocab_size,
             max_position_embeddings: raw.max_position_embeddings.unwrap_or(2048),
             rms_norm_eps: raw.rms_norm_eps.unwrap_or(1e-6),
-            rope_theta: raw.rope_theta.or(theta.map(|theta| theta as f32)).unwrap_or(10000.0),
+            rope_theta,
             tie_word_embeddings: raw.tie_word_embeddings.unwrap_or(false),
         };
         config.check()?;
@@ -192,7 +189,7 @@ impl Raw {
             if test(value) {
                 return Ok(());
             }
-            let actual = value.map_or_else(|| "absent".to_owned(), Value::to_string);
+            let actual = value.map_or_else(|| "absent".to_owned(), |json| clip(&json.to_string()));
             Err(Error::Unsupported { field, actual, supported })
         };
         is("architectures", &self.architectures, llama, "a list with `LlamaForCausalLM`")?;
@@ -202,6 +199,32 @@ impl Raw {
         is("attention_bias", &self.attention_bias, off, "false")?;
         is("mlp_bias", &self.mlp_bias, off, "false")?;
         is("quantization_config", &self.quantization_config, absent, "weights that are floats")
+    }
+}
+
+impl Raw {
+    /// The base of RoPE from the first of the three places where transformers 5 looks for it.
+    ///
+    /// The other places must agree: which of two bases a model was trained with depends on the version that wrote the file.
+    fn rope_theta(&self) -> Result<Option<f64>, Error> {
+        let within = |rope: &Option<Value>| rope.as_ref()?.get("rope_theta")?.as_f64();
+        let mut first: Option<(&'static str, f64)> = None;
+        for (field, as_expected, theta) in [
+            ("rope_scaling.rope_theta", "that of `rope_scaling`", within(&self.rope_scaling)),
+            (
+                "rope_parameters.rope_theta",
+                "that of `rope_parameters`",
+                within(&self.rope_parameters),
+            ),
+            ("rope_theta", "", self.rope_theta),
+        ] {
+            let Some(actual) = theta else { continue };
+            let (expected, theta) = *first.get_or_insert((as_expected, actual));
+            if actual != theta {
+                return Err(Error::ConfigValue { field, actual, expected });
+            }
+        }
+        Ok(first.map(|(_, theta)| theta))
     }
 }
 

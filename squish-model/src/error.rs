@@ -1,6 +1,9 @@
 //! What can be wrong with a checkpoint, its configuration, or a call.
 
-use std::{io, path::PathBuf};
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
 
 use squish_checkpoint::Dtype;
 
@@ -128,10 +131,39 @@ pub enum Error {
         /// The system's reason.
         source: io::Error,
     },
-    /// `tokenizer.json` cannot be read, or a text cannot be encoded or decoded.
+    /// The file `path` is at fault, for the reason in `error`.
+    #[error("`{path}`: {error}", path = path.display())]
+    InFile {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        error: Box<Error>,
+    },
+    /// A tokenizer's JSON is none, or a text cannot be encoded or decoded.
     #[error("tokenizer: {reason}")]
     Tokenizer {
         /// The tokenizer library's reason.
         reason: String,
     },
+}
+
+impl Error {
+    /// Says which file is at fault.
+    pub(crate) fn in_file(path: &Path) -> impl FnOnce(Self) -> Self {
+        move |error| Self::InFile { path: path.to_owned(), error: Box::new(error) }
+    }
+}
+
+/// The bytes of a file.
+pub(crate) fn read(path: &Path) -> Result<Vec<u8>, Error> {
+    fs::read(path).map_err(|source| Error::Io { path: path.to_owned(), source })
+}
+
+/// Text of a foreign file, cut to what a message can show.
+pub(crate) fn clip(text: &str) -> String {
+    const MAX: usize = 256;
+    match text.char_indices().nth(MAX) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
+    }
 }

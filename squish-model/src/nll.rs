@@ -97,15 +97,11 @@ pub fn perplexity(model: &Reference, tokens: &[u32], context: usize) -> Result<N
 
 /// Negative log-likelihood of all tokens of `window` but the first.
 fn score(model: &Reference, window: &[u32]) -> Result<Nll, Error> {
-    let mut total = Ok(Nll::default());
+    let mut total = Nll::default();
     // The logits of the last token predict what is not in the window.
     model.for_each_logits(&window[..window.len() - 1], |i, logits| {
-        if let Ok(sum) = &mut total {
-            match token_nll(logits, window[i + 1]) {
-                Ok(nats) => *sum = *sum + Nll { nats, n_tokens: 1 },
-                Err(error) => total = Err(error),
-            }
-        }
+        total = total + Nll { nats: token_nll(logits, window[i + 1])?, n_tokens: 1 };
+        Ok(())
     })?;
-    total
+    Ok(total)
 }

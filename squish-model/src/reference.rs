@@ -24,11 +24,11 @@
 //! The code is the formulas, for a slice of tokens at a time. A row of logits depends on the tokens up to it alone, bit
 //! for bit, whether these come in one call or one by one: every product is one dot product in a fixed order.
 
-use std::{fs, path::Path};
+use std::path::Path;
 
 use squish_kernels::{RmsVariant, axpy, dot, rms_norm_into, silu_in_place, softmax_in_place};
 
-use crate::{Checkpoint, Config, Error, Tensor, Weights, weights::Layer};
+use crate::{Checkpoint, Config, Error, Tensor, Weights, error::read, weights::Layer};
 
 /// A model that is ready to compute.
 #[derive(Clone, Debug)]
@@ -53,11 +53,11 @@ impl Reference {
     ///
     /// # Errors
     ///
-    /// [`Error::Io`]; those of [`Config::from_json`], [`Checkpoint::open`] and [`Weights::load`].
+    /// [`Error::Io`]; [`Error::InFile`] with those of [`Config::from_json`]; those of [`Checkpoint::open`] and
+    /// [`Weights::load`].
     pub fn open(folder: impl AsRef<Path>) -> Result<Self, Error> {
         let path = folder.as_ref().join("config.json");
-        let json = fs::read(&path).map_err(|source| Error::Io { path, source })?;
-        let config = Config::from_json(&json)?;
+        let config = Config::from_json(&read(&path)?).map_err(Error::in_file(&path))?;
         Ok(Self::new(Weights::load(&Checkpoint::open(folder)?, &config)?))
     }
 
@@ -89,7 +89,10 @@ impl Reference {
     /// [`Error::TooFewTokens`] without any, [`Error::Token`], [`Error::Context`].
     pub fn logits(&self, tokens: &[u32]) -> Result<Vec<f32>, Error> {
         let mut logits = Vec::new();
-        self.for_each_logits(tokens, |_, row| logits.extend_from_slice(row))?;
+        self.for_each_logits(tokens, |_, row| {
+            logits.extend_from_slice(row);
+            Ok(())
+        })?;
         Ok(logits)
     }
 
@@ -97,18 +100,18 @@ impl Reference {
     ///
     /// # Errors
     ///
-    /// As [`logits`](Self::logits); then nothing was visited.
+    /// As [`logits`](Self::logits), and then nothing was visited; the first one of `visit`, which is not called again.
     pub fn for_each_logits(
         &self,
         tokens: &[u32],
-        mut visit: impl FnMut(usize, &[f32]),
+        mut visit: impl FnMut(usize, &[f32]) -> Result<(), Error>,
     ) -> Result<(), Error> {
         let config = self.config();
         let x = self.forward(tokens, 0, &mut self.empty_caches(), |_| {})?;
         for (block_idx, block) in x.chunks(BLOCK * config.hidden_size).enumerate() {
             let logits = self.logits_of(block);
             for (i, row) in logits.chunks_exact(config.vocab_size).enumerate() {
-                visit(block_idx * BLOCK + i, row);
+                visit(block_idx * BLOCK + i, row)?;
             }
         }
         Ok(())

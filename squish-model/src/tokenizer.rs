@@ -5,7 +5,7 @@
 
 use std::{fmt, path::Path};
 
-use crate::Error;
+use crate::{Error, error::read};
 
 /// A checkpoint's tokenizer.
 #[derive(Clone)]
@@ -22,9 +22,11 @@ impl Tokenizer {
     ///
     /// # Errors
     ///
-    /// [`Error::Tokenizer`] if the file cannot be read, or is none.
+    /// [`Error::Io`] if the file cannot be read; [`Error::InFile`] with [`Error::Tokenizer`] if it holds no tokenizer.
     pub fn from_file(path: impl AsRef<Path>) -> Result<Self, Error> {
-        tokenizers::Tokenizer::from_file(path).map(Self).map_err(|e| error(&e))
+        let path = path.as_ref();
+        let tokenizer = tokenizers::Tokenizer::from_bytes(read(path)?).map_err(|e| error(&e));
+        tokenizer.map(Self).map_err(Error::in_file(path))
     }
 
     /// The number of tokens, special ones included.

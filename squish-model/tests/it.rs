@@ -19,5 +19,7 @@ mod reference;
 mod tokenizer;
 #[path = "it/transformers.rs"]
 mod transformers;
+#[path = "it/walk_config.rs"]
+mod walk_config;
 #[path = "it/weights.rs"]
 mod weights;

@@ -13,7 +13,7 @@ use crate::{
 /// # Errors
 ///
 /// If the tree of the foreign machine cannot be made or a test fails.
-pub fn run(args: &[String]) -> Outcome {
+pub(crate) fn run(args: &[String]) -> Outcome {
     pass(
         Command::new("bash")
             .arg(root().join("tools/cross.sh"))

@@ -4,20 +4,20 @@ use std::{fmt, io, path::Path};
 
 /// A message; commands end on it with exit status 1.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Failure(String);
+pub(crate) struct Failure(String);
 
 /// What every command returns.
-pub type Outcome<T = ()> = Result<T, Failure>;
+pub(crate) type Outcome<T = ()> = Result<T, Failure>;
 
 impl Failure {
     /// A failure that reads as `message`.
-    pub fn new(message: impl Into<String>) -> Self {
+    pub(crate) fn new(message: impl Into<String>) -> Self {
         Self(message.into())
     }
 
     /// A failure of the file system at `path`.
     #[must_use]
-    pub fn at(path: &Path, error: &io::Error) -> Self {
+    pub(crate) fn at(path: &Path, error: &io::Error) -> Self {
         Self(format!("{}: {error}", path.display()))
     }
 }
@@ -35,7 +35,7 @@ impl std::error::Error for Failure {}
 /// # Errors
 ///
 /// If it cannot be read; the message names it.
-pub fn read(path: &Path) -> Outcome<String> {
+pub(crate) fn read(path: &Path) -> Outcome<String> {
     std::fs::read_to_string(path).map_err(|error| Failure::at(path, &error))
 }
 
@@ -44,7 +44,7 @@ pub fn read(path: &Path) -> Outcome<String> {
 /// # Errors
 ///
 /// If that is not possible; the message names it.
-pub fn write(path: &Path, bytes: impl AsRef<[u8]>) -> Outcome {
+pub(crate) fn write(path: &Path, bytes: impl AsRef<[u8]>) -> Outcome {
     let folder = path.parent().unwrap_or(Path::new("."));
     std::fs::create_dir_all(folder)
         .and_then(|()| std::fs::write(path, bytes))

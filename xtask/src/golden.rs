@@ -15,7 +15,7 @@ use crate::{
 
 /// What happens to files that differ.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mode {
+pub(crate) enum Mode {
     /// They are replaced.
     Update,
     /// They are left alone, and the command fails.
@@ -28,7 +28,7 @@ impl Mode {
     /// # Errors
     ///
     /// A sentence about an argument that makes no sense.
-    pub fn parse(args: &[String]) -> Result<Self, String> {
+    pub(crate) fn parse(args: &[String]) -> Result<Self, String> {
         match args {
             [] => Ok(Self::Update),
             [flag] if flag == "--check" => Ok(Self::Check),
@@ -45,7 +45,7 @@ type Files = BTreeMap<PathBuf, Vec<u8>>;
 /// # Errors
 ///
 /// If a script fails, or in check mode if a file differs.
-pub fn run(mode: Mode) -> Outcome {
+pub(crate) fn run(mode: Mode) -> Outcome {
     let scripts_dir = root().join("tools/golden");
     let python = python(&scripts_dir.join("requirements.txt"), "golden")?;
     let out = target_dir().join("golden");
@@ -109,7 +109,7 @@ fn golden_files(base: &Path) -> Outcome<Files> {
 
 /// One file that is not what its script writes.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Difference {
+pub(crate) struct Difference {
     path: PathBuf,
     what: String,
 }
@@ -122,7 +122,7 @@ impl std::fmt::Display for Difference {
 
 /// All differences between what scripts made and what is committed, by path.
 #[must_use]
-pub fn compare(made: &Files, committed: &Files) -> Vec<Difference> {
+pub(crate) fn compare(made: &Files, committed: &Files) -> Vec<Difference> {
     let difference = |path: &PathBuf, what: String| Difference { path: path.clone(), what };
     let mut out: Vec<Difference> = made
         .iter()

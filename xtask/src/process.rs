@@ -9,20 +9,21 @@ use crate::failure::{Failure, Outcome};
 
 /// The root of the workspace.
 #[must_use]
-pub fn root() -> PathBuf {
+pub(crate) fn root() -> PathBuf {
     let xtask = Path::new(env!("CARGO_MANIFEST_DIR"));
     xtask.parent().unwrap_or(xtask).to_path_buf()
 }
 
 /// The folder for everything that is built or may be deleted.
 #[must_use]
-pub fn target_dir() -> PathBuf {
-    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from)
+pub(crate) fn target_dir() -> PathBuf {
+    // A relative folder is cargo's from where it starts, and it starts at the root.
+    root().join(std::env::var_os("CARGO_TARGET_DIR").unwrap_or_else(|| "target".into()))
 }
 
 /// The cargo that started this program.
 #[must_use]
-pub fn cargo() -> Command {
+pub(crate) fn cargo() -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.current_dir(root());
     command
@@ -33,7 +34,7 @@ pub fn cargo() -> Command {
 /// # Errors
 ///
 /// If it does not start or does not succeed.
-pub fn pass(command: &mut Command) -> Outcome {
+pub(crate) fn pass(command: &mut Command) -> Outcome {
     let status = command.status().map_err(|error| not_started(command, &error))?;
     if status.success() {
         Ok(())
@@ -47,7 +48,7 @@ pub fn pass(command: &mut Command) -> Outcome {
 /// # Errors
 ///
 /// If it does not start, does not succeed, or prints something that is not UTF-8.
-pub fn capture(command: &mut Command) -> Outcome<String> {
+pub(crate) fn capture(command: &mut Command) -> Outcome<String> {
     let output =
         command.stderr(Stdio::inherit()).output().map_err(|error| not_started(command, &error))?;
     if !output.status.success() {

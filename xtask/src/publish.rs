@@ -13,7 +13,7 @@ use crate::{
 
 /// What to do after printing the order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mode {
+pub(crate) enum Mode {
     /// Package and build everything, and upload nothing.
     DryRun,
     /// Upload each crate whose version the registry lacks.
@@ -26,7 +26,7 @@ impl Mode {
     /// # Errors
     ///
     /// A sentence about an argument that makes no sense.
-    pub fn parse(args: &[String]) -> Result<Self, String> {
+    pub(crate) fn parse(args: &[String]) -> Result<Self, String> {
         match args {
             [] => Ok(Self::DryRun),
             [flag] if flag == "--execute" => Ok(Self::Execute),
@@ -40,7 +40,7 @@ impl Mode {
 /// # Errors
 ///
 /// If the crates depend on each other in a circle, do not package, or cannot be uploaded.
-pub fn run(mode: Mode) -> Outcome {
+pub(crate) fn run(mode: Mode) -> Outcome {
     let metadata = Metadata::load()?;
     let packages = order(&metadata).map_err(Failure::new)?;
     for package in &packages {
@@ -66,7 +66,7 @@ pub fn run(mode: Mode) -> Outcome {
 /// # Errors
 ///
 /// If there is a circle; it is named.
-pub fn order(metadata: &Metadata) -> Result<Vec<&Package>, String> {
+pub(crate) fn order(metadata: &Metadata) -> Result<Vec<&Package>, String> {
     let mut waiting: Vec<&Package> =
         metadata.members().filter(|package| package.is_published()).collect();
     waiting.sort_by(|a, b| a.name.cmp(&b.name));

@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// Names an interpreter that already has the libraries.
-pub const PYTHON_VARIABLE: &str = "SQUISH_PYTHON";
+pub(crate) const PYTHON_VARIABLE: &str = "SQUISH_PYTHON";
 
 /// The interpreter that `SQUISH_PYTHON` names, or one in a virtual environment `target/venv-{name}`, made on first use and again when the
 /// requirements change.
@@ -19,7 +19,7 @@ pub const PYTHON_VARIABLE: &str = "SQUISH_PYTHON";
 /// # Errors
 ///
 /// If the environment cannot be made or a library cannot be installed.
-pub fn python(requirements: &Path, name: &str) -> Outcome<PathBuf> {
+pub(crate) fn python(requirements: &Path, name: &str) -> Outcome<PathBuf> {
     if let Some(named) = std::env::var_os(PYTHON_VARIABLE) {
         return Ok(PathBuf::from(named));
     }

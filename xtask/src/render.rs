@@ -9,7 +9,7 @@ use crate::{
 
 /// The whole file.
 #[must_use]
-pub fn render(results: &Results) -> String {
+pub(crate) fn render(results: &Results) -> String {
     let mut out = String::new();
     header(&mut out, results);
     probes(&mut out, results);

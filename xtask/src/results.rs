@@ -4,152 +4,152 @@ use serde::{Deserialize, Serialize};
 
 /// One run of all suites on one machine.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Results {
+pub(crate) struct Results {
     /// Where and of what.
-    pub machine: Machine,
+    pub(crate) machine: Machine,
     /// Before, between and after the launches.
-    pub probes: Vec<Probe>,
+    pub(crate) probes: Vec<Probe>,
     /// The seed's rows, all of them, so that a table can say how many are done.
-    pub seed: Vec<SeedRow>,
+    pub(crate) seed: Vec<SeedRow>,
     /// Measured rows: those of the seed in its order, then the others by id and shape.
-    pub rows: Vec<RowResult>,
+    pub(crate) rows: Vec<RowResult>,
     /// Peers from outside the process.
-    pub peers: Vec<PeerResult>,
+    pub(crate) peers: Vec<PeerResult>,
     /// One line for each peer program that did not run.
-    pub missing_peers: Vec<String>,
+    pub(crate) missing_peers: Vec<String>,
     /// Rows at cargo's default release profile.
-    pub release: Vec<RowResult>,
+    pub(crate) release: Vec<RowResult>,
     /// What each format does to a trained checkpoint.
-    pub fixture: Option<Fixture>,
+    pub(crate) fixture: Option<Fixture>,
 }
 
 /// Machine, compiler and commit.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Machine {
+pub(crate) struct Machine {
     /// Name of the processor.
-    pub cpu: String,
+    pub(crate) cpu: String,
     /// SIMD level and extensions.
-    pub isa: String,
+    pub(crate) isa: String,
     /// Cores that the run could use.
-    pub cores: usize,
+    pub(crate) cores: usize,
     /// Operating system and architecture.
-    pub os: String,
+    pub(crate) os: String,
     /// First line of `rustc --version`.
-    pub rustc: String,
+    pub(crate) rustc: String,
     /// Commit, with `+changes` if the tree had uncommitted ones.
-    pub commit: String,
+    pub(crate) commit: String,
     /// Day of the run, UTC.
-    pub date: String,
+    pub(crate) date: String,
     /// How often each bench process was started.
-    pub launches: usize,
+    pub(crate) launches: usize,
 }
 
 /// One run of the probe; field names as `squish-bench` writes them.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Probe {
+pub(crate) struct Probe {
     /// Name of the processor.
-    pub cpu: String,
+    pub(crate) cpu: String,
     /// SIMD level and extensions.
-    pub isa: String,
+    pub(crate) isa: String,
     /// Cores.
-    pub cores: usize,
+    pub(crate) cores: usize,
     /// Cache sizes in bytes.
-    pub caches: Caches,
+    pub(crate) caches: Caches,
     /// One entry per number of threads.
-    pub threads: Vec<ThreadLimits>,
+    pub(crate) threads: Vec<ThreadLimits>,
 }
 
 /// Cache sizes in bytes, 0 where there is none.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Caches {
+pub(crate) struct Caches {
     /// First level, data.
-    pub l1: u64,
+    pub(crate) l1: u64,
     /// Second level.
-    pub l2: u64,
+    pub(crate) l2: u64,
     /// Third level.
-    pub l3: u64,
+    pub(crate) l3: u64,
 }
 
 /// Limits at one number of threads.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct ThreadLimits {
+pub(crate) struct ThreadLimits {
     /// Number of threads.
-    pub threads: usize,
+    pub(crate) threads: usize,
     /// Whether each had a core of its own.
-    pub pinned: bool,
+    pub(crate) pinned: bool,
     /// The figures.
-    pub figures: Vec<Figure>,
+    pub(crate) figures: Vec<Figure>,
 }
 
 /// One limit.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Figure {
+pub(crate) struct Figure {
     /// For example `copy_l2`.
-    pub name: String,
+    pub(crate) name: String,
     /// For example `GB/s`.
-    pub unit: String,
+    pub(crate) unit: String,
     /// Best pass.
-    pub best: f64,
+    pub(crate) best: f64,
     /// Median pass.
-    pub median: f64,
+    pub(crate) median: f64,
 }
 
 /// A row of `bench/seed/rows.csv`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct SeedRow {
+pub(crate) struct SeedRow {
     /// `module/operation`.
-    pub id: String,
+    pub(crate) id: String,
     /// Module as the seed calls it.
-    pub module: String,
+    pub(crate) module: String,
     /// Operation as the seed calls it.
-    pub operation: String,
+    pub(crate) operation: String,
     /// Sizes in the seed's words.
-    pub workload: String,
+    pub(crate) workload: String,
     /// Published latency in µs (Apple M-series).
-    pub seed_us: f64,
+    pub(crate) seed_us: f64,
     /// The same benchmark on 2 cores of Zen 5, in µs.
-    pub reference_us: f64,
+    pub(crate) reference_us: f64,
 }
 
 /// A measured row.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct RowResult {
+pub(crate) struct RowResult {
     /// As its bench declares it.
     #[serde(flatten)]
-    pub row: Row,
+    pub(crate) row: Row,
     /// What was timed.
-    pub variants: Vec<Variant>,
+    pub(crate) variants: Vec<Variant>,
 }
 
 /// The declaration of a row; `squish_bench::Row` as read back.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Row {
+pub(crate) struct Row {
     /// `module/operation`.
-    pub id: String,
+    pub(crate) id: String,
     /// Type or module.
-    pub module: String,
+    pub(crate) module: String,
     /// What is called.
-    pub operation: String,
+    pub(crate) operation: String,
     /// Sizes.
-    pub shape: String,
+    pub(crate) shape: String,
     /// Where it is printed.
-    pub table: Table,
+    pub(crate) table: Table,
     /// Bytes and operations of one call.
-    pub work: Work,
+    pub(crate) work: Work,
     /// The binding limit.
-    pub limit: Limit,
+    pub(crate) limit: Limit,
     /// What must be reached.
-    pub targets: Vec<Target>,
+    pub(crate) targets: Vec<Target>,
     /// A remark.
-    pub note: String,
+    pub(crate) note: String,
     /// Whether it is measured again at the default release profile.
-    pub release_profile: bool,
+    pub(crate) release_profile: bool,
 }
 
 /// Where a row is printed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Table {
+pub(crate) enum Table {
     /// Among the seed's rows.
     Seed,
     /// Among the rows with shapes of real models.
@@ -160,19 +160,19 @@ pub enum Table {
 
 /// What one call moves and computes.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Work {
+pub(crate) struct Work {
     /// Bytes read.
-    pub read: u64,
+    pub(crate) read: u64,
     /// Bytes written.
-    pub written: u64,
+    pub(crate) written: u64,
     /// Operations.
-    pub flops: u64,
+    pub(crate) flops: u64,
 }
 
 /// Level of the memory that holds the working set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Residency {
+pub(crate) enum Residency {
     /// First-level cache.
     L1,
     /// Second-level cache.
@@ -186,7 +186,7 @@ pub enum Residency {
 /// The binding limit.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", content = "residency", rename_all = "snake_case")]
-pub enum Limit {
+pub(crate) enum Limit {
     /// Read bandwidth.
     Read(Residency),
     /// Copy bandwidth.
@@ -204,7 +204,8 @@ pub enum Limit {
 /// What a row must reach.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
-pub enum Target {
+#[expect(clippy::enum_variant_names, reason = "the names of `squish_bench::Target`")]
+pub(crate) enum Target {
     /// Limit time over time.
     AtLeastShareOfLimit {
         /// At least this.
@@ -235,68 +236,68 @@ pub enum Target {
 
 /// One timed variant of a row.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Variant {
+pub(crate) struct Variant {
     /// `ours`, a level, `peer-*`, `probe-*`, or another form.
-    pub name: String,
+    pub(crate) name: String,
     /// Bytes that one call moves.
-    pub bytes: u64,
+    pub(crate) bytes: u64,
     /// Minimum over samples and launches.
-    pub ns_min: f64,
+    pub(crate) ns_min: f64,
     /// Median over samples of all launches.
-    pub ns_median: f64,
+    pub(crate) ns_median: f64,
 }
 
 /// A line that a peer program printed, or several of them merged.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct PeerResult {
+pub(crate) struct PeerResult {
     /// Id of the row.
-    pub row: String,
+    pub(crate) row: String,
     /// Name and version, for example `torch 2.15.0`.
-    pub peer: String,
+    pub(crate) peer: String,
     /// Shape of the row.
-    pub shape: String,
+    pub(crate) shape: String,
     /// Minimum.
-    pub ns_min: f64,
+    pub(crate) ns_min: f64,
     /// Median.
-    pub ns_median: f64,
+    pub(crate) ns_median: f64,
     /// Threads it was allowed.
-    pub threads: usize,
+    pub(crate) threads: usize,
 }
 
 /// The fixture's table.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Fixture {
+pub(crate) struct Fixture {
     /// One row per format.
-    pub rows: Vec<FixtureRow>,
+    pub(crate) rows: Vec<FixtureRow>,
     /// What was measured on.
     #[serde(default)]
-    pub note: String,
+    pub(crate) note: String,
 }
 
 /// One format.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct FixtureRow {
+pub(crate) struct FixtureRow {
     /// Name of the format.
-    pub format: String,
+    pub(crate) format: String,
     /// Scales included.
-    pub bits_per_weight: f64,
+    pub(crate) bits_per_weight: f64,
     /// None where the format is exact.
-    pub snr_db: Option<f64>,
+    pub(crate) snr_db: Option<f64>,
     /// Norm of the error over norm of the weights.
-    pub relative_error: f64,
+    pub(crate) relative_error: f64,
     /// GB/s, if measured.
     #[serde(default)]
-    pub decode_gbps: Option<f64>,
+    pub(crate) decode_gbps: Option<f64>,
     /// Perplexity on prose.
-    pub ppl_prose: f64,
+    pub(crate) ppl_prose: f64,
     /// Perplexity on code.
-    pub ppl_code: f64,
+    pub(crate) ppl_code: f64,
 }
 
 impl RowResult {
     /// The variant called `name`.
     #[must_use]
-    pub fn variant(&self, name: &str) -> Option<&Variant> {
+    pub(crate) fn variant(&self, name: &str) -> Option<&Variant> {
         self.variants.iter().find(|variant| variant.name == name)
     }
 }
@@ -304,14 +305,14 @@ impl RowResult {
 impl PeerResult {
     /// The name without its version.
     #[must_use]
-    pub fn name(&self) -> &str {
+    pub(crate) fn name(&self) -> &str {
         self.peer.split(' ').next().unwrap_or(&self.peer)
     }
 }
 
 /// The file name of a machine's results: processor and cores in lower case, words joined by dashes.
 #[must_use]
-pub fn slug(cpu: &str, cores: usize) -> String {
+pub(crate) fn slug(cpu: &str, cores: usize) -> String {
     let text = format!("{cpu} {cores} cores").to_lowercase();
     let words = text.split(|c: char| !c.is_ascii_alphanumeric()).filter(|word| !word.is_empty());
     words.collect::<Vec<_>>().join("-")
@@ -322,7 +323,7 @@ pub fn slug(cpu: &str, cores: usize) -> String {
 /// # Errors
 ///
 /// A message with the line number if a line does not have the eight columns or its figures are no numbers.
-pub fn parse_seed(csv: &str) -> Result<Vec<SeedRow>, String> {
+pub(crate) fn parse_seed(csv: &str) -> Result<Vec<SeedRow>, String> {
     let lines = csv.lines().enumerate().skip(1).filter(|(_, line)| !line.is_empty());
     lines
         .map(|(i, line)| {
@@ -387,12 +388,59 @@ mod tests {
         );
     }
 
+    /// Whether `T` holds all that the benches write, and writes it as they do.
+    fn assert_reads<T: Serialize + for<'de> Deserialize<'de>>(written: impl Serialize) {
+        let written = serde_json::to_value(written).unwrap();
+        let read: T = serde_json::from_value(written.clone()).unwrap();
+        assert_eq!(serde_json::to_value(read).unwrap(), written);
+    }
+
     #[test]
-    fn a_row_is_read_as_squish_bench_describes_it() {
-        let text = include_str!("../../squish-bench/tests/row.json");
-        let row: Row = serde_json::from_str(text).unwrap();
-        assert_eq!((row.limit, row.targets.len()), (Limit::Copy(Residency::L2), 4));
-        assert_eq!(serde_json::to_string_pretty(&row).unwrap() + "\n", text);
+    fn what_squish_bench_writes_is_read_in_full() {
+        use squish_bench::{
+            Fixture as TheirFixture, FixtureRow as TheirFixtureRow, Limit as L, Residency as R,
+            Row as TheirRow, Table as T, Target as G, Work as W, probe,
+        };
+        const TARGETS: &[G] = &[
+            G::AtLeastShareOfLimit { share: 0.25 },
+            G::AtLeastShareOfProbe { probe: "memcpy", share: 0.5 },
+            G::AtMostTimesProbe { probe: "memcpy", times: 4.2 },
+            G::AtLeastTimesPeer { peer: "torch", times: 3.0 },
+        ];
+        let copies = [R::L1, R::L2, R::L3, R::Dram].map(L::Copy);
+        let others = [L::Read(R::L3), L::Fma, L::Bf16Dot, L::Int8Dot, L::None];
+        for limit in copies.into_iter().chain(others) {
+            for table in [T::Seed, T::Llm, T::Sweep] {
+                assert_reads::<Row>(TheirRow {
+                    id: "fp8/decode",
+                    module: "Fp8Quantizer",
+                    operation: "decode",
+                    shape: "128x128",
+                    table,
+                    work: W::bytes(1, 4).with_flops(2),
+                    limit,
+                    targets: TARGETS,
+                    note: "a note",
+                    release_profile: true,
+                });
+            }
+        }
+        let row = TheirFixtureRow {
+            format: "fp8".to_owned(),
+            snr_db: Some(30.0),
+            decode_gbps: Some(9.0),
+            ..TheirFixtureRow::default()
+        };
+        assert_reads::<Fixture>(TheirFixture { rows: vec![row], note: "a note".to_owned() });
+        let figure =
+            probe::Figure { name: "copy_l2".to_owned(), unit: "GB/s", best: 2.0, median: 1.0 };
+        assert_reads::<Probe>(probe::Limits {
+            cpu: "a processor".to_owned(),
+            isa: "avx2".to_owned(),
+            cores: 2,
+            caches: probe::Caches { l1: 1, l2: 2, l3: 3 },
+            threads: vec![probe::ThreadLimits { threads: 1, pinned: true, figures: vec![figure] }],
+        });
     }
 
     #[test]

@@ -6,9 +6,9 @@
 use crate::results::{Limit, Probe, Residency, Results, RowResult, Target};
 
 /// Largest tolerated drift of a limit within a run.
-pub const MOST_DRIFT: f64 = 1.10;
+pub(crate) const MOST_DRIFT: f64 = 1.10;
 /// Fewest launches for a verdict.
-pub const FEWEST_LAUNCHES: usize = 3;
+pub(crate) const FEWEST_LAUNCHES: usize = 3;
 
 /// The best figure of one probe for `limit` on one thread, in units per nanosecond.
 fn figure(probe: &Probe, limit: Limit) -> Option<f64> {
@@ -39,7 +39,7 @@ fn figure(probe: &Probe, limit: Limit) -> Option<f64> {
 
 /// The shortest time in ns that `limit` allows for the row, by the best of the run's probes.
 #[must_use]
-pub fn limit_ns(results: &Results, row: &RowResult) -> Option<f64> {
+pub(crate) fn limit_ns(results: &Results, row: &RowResult) -> Option<f64> {
     let (work, limit) = (row.row.work, row.row.limit);
     let amount = match limit {
         Limit::Read(_) => work.read,
@@ -53,14 +53,14 @@ pub fn limit_ns(results: &Results, row: &RowResult) -> Option<f64> {
 
 /// Largest over smallest figure of `limit` among the run's probes.
 #[must_use]
-pub fn drift(results: &Results, limit: Limit) -> Option<f64> {
+pub(crate) fn drift(results: &Results, limit: Limit) -> Option<f64> {
     let figures = || results.probes.iter().filter_map(|probe| figure(probe, limit));
     Some(figures().reduce(f64::max)? / figures().reduce(f64::min)?)
 }
 
 /// Whether a target is met.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub(crate) enum Verdict {
     /// The figure reaches it.
     Met,
     /// The figure does not.
@@ -73,20 +73,20 @@ pub enum Verdict {
 
 /// One target with what was found.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Judged {
+pub(crate) struct Judged {
     /// The target in words.
-    pub wanted: String,
+    pub(crate) wanted: String,
     /// The figure in the target's unit.
-    pub figure: Option<f64>,
+    pub(crate) figure: Option<f64>,
     /// How to print the figure.
-    pub unit: Unit,
+    pub(crate) unit: Unit,
     /// Met or not.
-    pub verdict: Verdict,
+    pub(crate) verdict: Verdict,
 }
 
 /// How a figure is printed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Unit {
+pub(crate) enum Unit {
     /// As per cent.
     Share,
     /// As a multiple.
@@ -95,7 +95,7 @@ pub enum Unit {
 
 /// Judges one target of a row.
 #[must_use]
-pub fn judge(results: &Results, row: &RowResult, target: &Target) -> Judged {
+pub(crate) fn judge(results: &Results, row: &RowResult, target: &Target) -> Judged {
     let ours = row.variant("ours");
     let probe_of = |name: &str| row.variant(&format!("probe-{name}"));
     let (wanted, unit, figure, reached) = match target {
@@ -146,7 +146,7 @@ pub fn judge(results: &Results, row: &RowResult, target: &Target) -> Judged {
 
 /// The fastest time of a peer for a row on one thread, from outside or inside the process.
 #[must_use]
-pub fn peer_ns(results: &Results, row: &RowResult, peer: &str) -> Option<f64> {
+pub(crate) fn peer_ns(results: &Results, row: &RowResult, peer: &str) -> Option<f64> {
     let same_row = |p: &&crate::results::PeerResult| {
         p.row == row.row.id && p.shape == row.row.shape && p.name() == peer && p.threads == 1
     };

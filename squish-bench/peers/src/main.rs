@@ -2,7 +2,6 @@
 
 mod candle;
 mod fp8;
-mod halves;
 mod timing;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -11,7 +10,6 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     for n in [128, 4096] {
         fp8::all(n);
     }
-    halves::all();
     candle::softmax()?;
     candle::rms_norm()?;
     Ok(())

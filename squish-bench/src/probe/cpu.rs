@@ -18,23 +18,37 @@ pub struct Caches {
 /// The sizes that Linux reports for the first core; elsewhere those of a common server core.
 #[must_use]
 pub fn caches() -> Caches {
-    let size_of_level = |level: &str| {
-        (0..8).find_map(|index| {
-            let read = |name| {
-                fs::read_to_string(format!(
-                    "/sys/devices/system/cpu/cpu0/cache/index{index}/{name}"
-                ))
-                .ok()
-            };
-            let holds_data =
-                read("type")?.trim() != "Instruction" && read("level")?.trim() == level;
-            if holds_data { parse_size(read("size")?.trim()) } else { None }
-        })
-    };
+    let size_of_level = |level| parse_size(&property_of_level(level, "size")?);
     match (size_of_level("1"), size_of_level("2")) {
         (Some(l1), Some(l2)) => Caches { l1, l2, l3: size_of_level("3").unwrap_or(0) },
         _ => Caches { l1: 32 << 10, l2: 1 << 20, l3: 32 << 20 },
     }
+}
+
+/// Number of processors that share the third level with the first core; all of them where the system does not say.
+pub(super) fn sharers_of_l3() -> usize {
+    property_of_level("3", "shared_cpu_list")
+        .and_then(|list| parse_cpu_list(&list))
+        .unwrap_or(usize::MAX)
+}
+
+/// What Linux says about the first core's cache for data of that level.
+fn property_of_level(level: &str, property: &str) -> Option<String> {
+    (0..8).find_map(|index| {
+        let folder = format!("/sys/devices/system/cpu/cpu0/cache/index{index}");
+        let read = |name| fs::read_to_string(format!("{folder}/{name}")).ok();
+        let is_it = read("type")?.trim() != "Instruction" && read("level")?.trim() == level;
+        if is_it { Some(read(property)?.trim().to_owned()) } else { None }
+    })
+}
+
+/// Number of processors in a list such as `0-3,8,10-11`.
+fn parse_cpu_list(list: &str) -> Option<usize> {
+    list.split(',').try_fold(0, |n, range| {
+        let (first, last) = range.split_once('-').unwrap_or((range, range));
+        let (first, last): (usize, usize) = (first.parse().ok()?, last.parse().ok()?);
+        Some(n + (last + 1).checked_sub(first)?)
+    })
 }
 
 /// `32K` or `8M` in bytes.
@@ -117,6 +131,17 @@ mod tests {
         let text = "processor\t: 0\nvendor_id\t: AuthenticAMD\ncpu family\t: 25\nmodel\t\t: 17\nmodel name\t: AMD EPYC\n";
         assert_eq!(name_in(text).as_deref(), Some("AMD EPYC (family 25, model 17)"));
         assert_eq!(name_in("BogoMIPS : 50\n"), None);
+    }
+
+    #[test]
+    fn lists_of_processors_are_counted() {
+        for (list, n) in [("0", 1), ("0-7", 8), ("0-3,8,10-11", 7)] {
+            assert_eq!(parse_cpu_list(list), Some(n), "{list}");
+        }
+        for list in ["", "a", "3-1", "0-"] {
+            assert_eq!(parse_cpu_list(list), None, "{list}");
+        }
+        assert!(sharers_of_l3() > 0);
     }
 
     #[test]

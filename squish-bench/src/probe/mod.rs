@@ -111,9 +111,8 @@ fn measure_threads(effort: Effort, isa: Isa, caches: Caches, threads: usize) -> 
     add("dot_int8".to_owned(), "GOP/s", 30, &|| {
         Box::new(move |rounds| kernels::dot_int8(isa, rounds).unwrap_or(0))
     });
-    for (level, bytes) in footprints(caches) {
+    for (level, bytes) in footprints(caches, threads.min(cpu::sharers_of_l3()), threads) {
         let bytes = if effort == Effort::Touch { bytes.min(2 * CHUNK) } else { bytes };
-        let bytes = if level == "dram" { bytes / threads } else { bytes };
         let samples = bytes.div_ceil(CHUNK).max(30);
         add(format!("read_{level}"), "GB/s", samples, &|| read(isa, bytes));
         add(format!("copy_{level}"), "GB/s", samples, &|| {
@@ -124,13 +123,17 @@ fn measure_threads(effort: Effort, isa: Isa, caches: Caches, threads: usize) -> 
     ThreadLimits { threads, pinned, figures }
 }
 
-/// Working sets that lie well inside each level, or far outside all caches.
-fn footprints(caches: Caches) -> Vec<(&'static str, usize)> {
+/// Working sets of one of `threads` threads that lie well inside each level, or together far outside all caches.
+///
+/// The third level is shared by `sharers` of the threads: their sets have to fit into it together, and each has to be larger than
+/// the second level. Where many threads share a small third level no set is both, and the level is left out.
+fn footprints(caches: Caches, sharers: usize, threads: usize) -> Vec<(&'static str, usize)> {
     let mut out = vec![("l1", 16 << 10), ("l2", caches.l2 / 2)];
-    if caches.l3 > 0 {
-        out.push(("l3", (caches.l3 / 5).max(2 * caches.l2)));
+    let in_l3 = (caches.l3 / 5 / sharers).max(2 * caches.l2);
+    if sharers * in_l3 <= caches.l3 / 2 {
+        out.push(("l3", in_l3));
     }
-    out.push(("dram", (8 * caches.l3.max(caches.l2)).clamp(64 << 20, MOST)));
+    out.push(("dram", (8 * caches.l3.max(caches.l2)).clamp(64 << 20, MOST) / threads));
     out
 }
 
@@ -211,13 +214,26 @@ mod tests {
     #[test]
     fn working_sets_lie_inside_their_level_and_main_memory_outside_all() {
         let caches = Caches { l1: 32 << 10, l2: 1 << 20, l3: 32 << 20 };
-        let sets = footprints(caches);
+        let sets = footprints(caches, 1, 1);
         assert_eq!(sets[0], ("l1", 16 << 10));
         assert_eq!(sets[1], ("l2", 512 << 10));
         assert!(sets[2].1 > caches.l2 && sets[2].1 < caches.l3 / 2);
         assert_eq!(sets[3], ("dram", 256 << 20));
-        assert_eq!(footprints(Caches { l3: 1 << 30, ..caches })[3].1, MOST);
-        assert_eq!(footprints(Caches { l3: 0, ..caches }).len(), 3);
+        assert_eq!(footprints(Caches { l3: 1 << 30, ..caches }, 1, 1)[3].1, MOST);
+        assert_eq!(footprints(Caches { l3: 0, ..caches }, 1, 1).len(), 3);
+    }
+
+    #[test]
+    fn the_sets_of_all_threads_fit_into_a_shared_third_level_or_it_is_left_out() {
+        let caches = Caches { l1: 32 << 10, l2: 1 << 20, l3: 32 << 20 };
+        for (sharers, threads) in [(1, 1), (2, 2), (3, 3), (8, 8), (8, 64)] {
+            let sets = footprints(caches, sharers, threads);
+            assert_eq!(sets[2].0, "l3", "{sharers} of {threads}");
+            assert!(sets[2].1 >= 2 * caches.l2 && sharers * sets[2].1 <= caches.l3 / 2, "{sets:?}");
+            assert_eq!(sets[3], ("dram", (256 << 20) / threads));
+        }
+        let has_l3 = |sharers| footprints(caches, sharers, sharers).iter().any(|set| set.0 == "l3");
+        assert!(has_l3(8) && !has_l3(9));
     }
 
     #[test]

@@ -62,6 +62,34 @@ fn no_single_bit_flip_panics_or_disagrees_with_the_official_reader() {
 }
 
 #[test]
+fn headers_that_one_reader_alone_accepts_differ_in_the_documented_ways() {
+    let fields = r#""dtype":"U8","shape":[1],"data_offsets":[0,1]"#;
+    let deep = format!("{}1{}", "[".repeat(200), "]".repeat(200));
+    // Fields that neither knows: skipped here, parsed there.
+    for unknown in ["1e400", "\"\\ud800\"", &deep] {
+        let file = file(&format!(r#"{{"a":{{{fields},"note":{unknown}}}}}"#), &[7]);
+        assert!(safetensors::SafeTensors::deserialize(&file).is_err(), "{unknown}");
+        assert!(walk(&file), "{unknown}");
+    }
+    for header in [
+        r#"{"a":["U8",[1],[0,1]]}"#.to_owned(),
+        r#"{"a":{"dtype":{"U8":null},"shape":[1],"data_offsets":[0,1]}}"#.to_owned(),
+        format!(r#"{{"a":["U8",[1],[0,1]],"a":{{{fields}}}}}"#),
+        format!(r#"{{"a":{{{fields}}},"a":{{{fields}}}}}"#),
+    ] {
+        let file = file(&header, &[7]);
+        assert!(safetensors::SafeTensors::deserialize(&file).is_ok(), "{header}");
+        assert!(!walk(&file), "{header}");
+    }
+    // What is no UTF-8 is refused by both, even in a field that is skipped.
+    let mut bytes = file(&format!(r#"{{"a":{{{fields},"note":"?"}}}}"#), &[7]);
+    assert!(walk(&bytes));
+    let at = bytes.iter().position(|&byte| byte == b'?').unwrap();
+    bytes[at] = 0xff;
+    assert!(!walk(&bytes));
+}
+
+#[test]
 fn no_mutated_file_panics_or_disagrees_with_the_official_reader() {
     // The corpus is that of a fixed generator: cut, doubled and overwritten pieces of a valid file.
     let words: [&[u8]; 12] = [

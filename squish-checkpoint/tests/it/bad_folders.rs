@@ -3,10 +3,12 @@
 use std::fs;
 use std::path::Path;
 
+use proptest::prelude::*;
 use squish_checkpoint::{Checkpoint, Error, Limits, Options, Source};
 use tempfile::tempdir;
 
 use crate::files::{entry, file, small_file, three_shards};
+use crate::walk_index::{walk_index, write_three_shards};
 
 const INDEX: &str = "model.safetensors.index.json";
 const FIRST: &str = "model-00001-of-00003.safetensors";
@@ -185,4 +187,43 @@ fn limits_hold_for_an_index_and_over_all_shards() {
         open(Limits { tensors: 3, ..default }).unwrap_err(),
         Error::Limit { what: "tensors", actual: 4, max: 3 }
     );
+}
+
+#[test]
+fn a_file_name_of_any_length_gives_a_message_that_can_be_shown() {
+    let folder = tempdir().unwrap();
+    let index = String::from_utf8(write_three_shards(folder.path())).unwrap();
+    assert!(walk_index(folder.path(), index.as_bytes()));
+    for n in [255, 4096, 4097, 1 << 20] {
+        let long = index.replacen(FIRST, &"x".repeat(n), 1);
+        assert!(!walk_index(folder.path(), long.as_bytes()), "{n}");
+    }
+}
+
+#[test]
+fn no_truncated_index_panics() {
+    let folder = tempdir().unwrap();
+    let index = write_three_shards(folder.path());
+    for len in 0..index.len() - 2 {
+        assert!(!walk_index(folder.path(), &index[..len]), "{len}");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(512))]
+    #[test]
+    fn no_changed_index_panics_or_leaves_the_folder(
+        changes in prop::collection::vec((any::<prop::sample::Index>(), 0..8_usize), 1..5)
+    ) {
+        let folder = tempdir().unwrap();
+        let mut index = write_three_shards(folder.path());
+        for (at, word) in changes {
+            let words: [&[u8]; 8] =
+                [b"../", b"\"", b"{", b"null", b"\xff", b"\"a\": ", b"model-00002", b"}"];
+            let at = at.index(index.len());
+            let end = (at + words[word].len()).min(index.len());
+            index.splice(at..end, words[word].iter().copied());
+        }
+        walk_index(folder.path(), &index);
+    }
 }

@@ -1,6 +1,10 @@
 //! What must hold of the parser on any bytes; the fuzz target `safetensors` runs this same function.
 
+use std::{fmt, marker::PhantomData};
+
 use safetensors::SafeTensorError;
+use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
+use serde_json::Value;
 use squish_checkpoint::{Error, SafeTensors};
 
 /// Whether `file` is accepted, after a look at everything that comes out and a comparison with the official reader.
@@ -15,16 +19,20 @@ pub(crate) fn walk(file: &[u8]) -> bool {
     match (&ours, &theirs) {
         (Ok(ours), Ok(theirs)) => compare(file, ours, theirs),
         (Ok(_), Err(error)) => {
-            // A file with fields unknown to both: they are parsed there and skipped here, so that there alone a number in
-            // them can be too large.
+            // Fields unknown to both are parsed there and skipped here, so that there alone a number in them can be too
+            // large, or a list too deep.
             let is_json = matches!(error, SafeTensorError::InvalidHeaderDeserialization(_));
-            assert!(is_json, "accepted what the official reader refuses: {error}");
+            assert!(
+                is_json && has_unknown_field(header(file)),
+                "accepted what the official reader refuses: {error}"
+            );
         }
         (Err(error), Ok(_)) => {
-            let is_stricter = matches!(
-                error,
-                Error::DuplicateKey { .. } | Error::Limit { .. } | Error::Json { .. }
-            );
+            let is_stricter = match error {
+                Error::DuplicateKey { .. } | Error::Limit { .. } => true,
+                Error::Json { .. } => has_entry_of_another_form(header(file)),
+                _ => false,
+            };
             assert!(is_stricter, "refused what the official reader accepts: {error}");
         }
         (Err(_), Err(_)) => {}
@@ -34,6 +42,58 @@ pub(crate) fn walk(file: &[u8]) -> bool {
         assert!(n_bytes < 20_000, "a message of {n_bytes} bytes");
     }
     ours.is_ok()
+}
+
+/// The JSON of a file that at least one reader accepted, or found to be wrong no earlier than in its JSON.
+fn header(file: &[u8]) -> &[u8] {
+    let n = u64::from_le_bytes(*file.first_chunk().expect("8 bytes of length"));
+    &file[8..][..n as usize]
+}
+
+/// Whether a tensor of `header` has a field that the format does not have.
+fn has_unknown_field(header: &[u8]) -> bool {
+    // Values of fields are skipped, as our reader does: what is wrong in them must not hide their name.
+    type Entries = Pairs<Option<Pairs<IgnoredAny>>>;
+    let entries: Entries = serde_json::from_slice(header).expect("the header was accepted");
+    let mut tensors = entries.0.into_iter().filter(|(name, _)| name != "__metadata__");
+    tensors.any(|(_, entry)| {
+        let fields = entry.map_or_else(Vec::new, |entry| entry.0);
+        fields.iter().any(|(field, _)| !["dtype", "shape", "data_offsets"].contains(&&**field))
+    })
+}
+
+/// Whether the official reader takes `header` in a form that is refused here on purpose: an entry that is the list of its
+/// values, or a dtype that is an object of the name with `null`.
+fn has_entry_of_another_form(header: &[u8]) -> bool {
+    let entries: Pairs<Value> = serde_json::from_slice(header).expect("the header was accepted");
+    entries.0.iter().any(|(_, entry)| entry.is_array() || entry["dtype"].is_object())
+}
+
+/// An object of JSON with all of its pairs, where a map would keep the last one of a name.
+struct Pairs<V>(Vec<(String, V)>);
+
+impl<'de, V: Deserialize<'de>> Deserialize<'de> for Pairs<V> {
+    fn deserialize<D: Deserializer<'de>>(json: D) -> Result<Self, D::Error> {
+        json.deserialize_map(PairsVisitor(PhantomData))
+    }
+}
+
+struct PairsVisitor<V>(PhantomData<V>);
+
+impl<'de, V: Deserialize<'de>> Visitor<'de> for PairsVisitor<V> {
+    type Value = Pairs<V>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Pairs<V>, A::Error> {
+        let mut pairs = Vec::new();
+        while let Some(pair) = map.next_entry()? {
+            pairs.push(pair);
+        }
+        Ok(Pairs(pairs))
+    }
 }
 
 fn compare(file: &[u8], ours: &SafeTensors<'_>, theirs: &safetensors::SafeTensors<'_>) {
@@ -55,7 +115,5 @@ fn compare(file: &[u8], ours: &SafeTensors<'_>, theirs: &safetensors::SafeTensor
         assert_eq!(view.to_cow::<u16>().is_ok(), view.dtype().bits() == 16);
         assert_eq!(ours.tensor(view.name()).expect("it has that name").info(), view.info());
     }
-    let header =
-        u64::from_le_bytes(*file.first_chunk().expect("accepted files have 8 bytes")) as usize;
-    assert_eq!(8 + header + covered, file.len());
+    assert_eq!(8 + header(file).len() + covered, file.len());
 }

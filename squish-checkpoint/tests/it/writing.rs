@@ -119,8 +119,9 @@ fn a_writer_that_is_dropped_leaves_nothing() {
             writer.write(&spec.name, &bytes_of(spec)).unwrap();
         }
         let files = listing(&folder.path().join("sub"));
-        assert_eq!(files.len(), (n_written + 1).min(3));
-        assert!(files.iter().all(|name| name.ends_with(".safetensors.partial")), "{files:?}");
+        // The index is there from the start: it reserves the stem.
+        assert_eq!(files.len(), (n_written + 1).min(3) + 1);
+        assert!(files.iter().all(|name| name.ends_with(".partial")), "{files:?}");
         drop(writer);
         assert_eq!(listing(&folder.path().join("sub")), [""; 0]);
     }
@@ -257,18 +258,58 @@ fn a_partial_file_that_appears_meanwhile_abandons_the_checkpoint() {
 }
 
 #[test]
-fn a_name_that_cannot_be_taken_at_the_end_leaves_nothing() {
-    let folder = tempdir().unwrap();
-    let options = WriterOptions { max_shard_bytes: 8, ..WriterOptions::default() };
-    let mut writer = CheckpointWriter::create(folder.path(), &three(), &options).unwrap();
-    for spec in &three() {
-        writer.write(&spec.name, &bytes_of(spec)).unwrap();
+fn of_two_writers_of_one_stem_the_second_is_refused_however_many_files_it_has() {
+    let sizes = [1000, 24, 8];
+    for (first, second) in sizes.into_iter().flat_map(|a| sizes.map(|b| (a, b))) {
+        let folder = tempdir().unwrap();
+        let create = |max_shard_bytes, stem: &str| {
+            let stem = stem.to_owned();
+            let options = WriterOptions { max_shard_bytes, stem, ..WriterOptions::default() };
+            CheckpointWriter::create(folder.path(), &three(), &options)
+        };
+        let mut writer = create(first, "model").unwrap();
+        let files = listing(folder.path());
+        let error = create(second, "model").unwrap_err();
+        assert!(matches!(error, Error::Exists { .. }), "{first} {second}: {error:?}");
+        assert_eq!(listing(folder.path()), files, "{first} {second}");
+        drop(create(second, "adapter_model").unwrap());
+        for spec in &three() {
+            writer.write(&spec.name, &bytes_of(spec)).unwrap();
+        }
+        writer.finish().unwrap();
+        assert_eq!(Checkpoint::open(folder.path()).unwrap().len(), 3);
     }
-    // A file cannot be renamed over a folder.
-    let blocked = "model-00002-of-00003.safetensors";
-    fs::create_dir(folder.path().join(blocked)).unwrap();
-    assert!(matches!(writer.finish(), Err(Error::Io { action: "rename", .. })));
-    assert_eq!(listing(folder.path()), [blocked]);
+}
+
+#[test]
+fn a_name_that_is_taken_meanwhile_stays_as_it_is_and_leaves_nothing_else() {
+    for (taken, max_shard_bytes) in [
+        ("model.safetensors", 1000),
+        ("model.safetensors.index.json", 1000),
+        ("model.safetensors", 8),
+        ("model-00001-of-00003.safetensors", 8),
+        ("model-00003-of-00003.safetensors", 8),
+        ("model.safetensors.index.json", 8),
+    ] {
+        for is_folder in [false, true] {
+            let folder = tempdir().unwrap();
+            let options = WriterOptions { max_shard_bytes, ..WriterOptions::default() };
+            let mut writer = CheckpointWriter::create(folder.path(), &three(), &options).unwrap();
+            for spec in &three() {
+                writer.write(&spec.name, &bytes_of(spec)).unwrap();
+            }
+            let path = folder.path().join(taken);
+            if is_folder {
+                fs::create_dir(&path).unwrap();
+            } else {
+                fs::write(&path, b"precious").unwrap();
+            }
+            let error = writer.finish().unwrap_err();
+            assert!(matches!(&error, Error::Exists { path: named } if *named == path), "{error:?}");
+            assert_eq!(listing(folder.path()), [taken]);
+            assert!(is_folder || fs::read(&path).unwrap() == b"precious");
+        }
+    }
 }
 
 #[test]

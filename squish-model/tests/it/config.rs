@@ -1,9 +1,11 @@
 //! Configurations: defaults, and everything that is refused.
 
+use proptest::prelude::*;
 use serde_json::{Value, json};
 use squish_model::{Config, Error};
 
 use crate::common::{FIXTURE, SMALL};
+use crate::walk_config::walk_config;
 
 /// [`SMALL`] with one field set, or removed by null.
 fn with(field: &str, value: Value) -> Result<Config, Error> {
@@ -45,6 +47,46 @@ fn the_base_of_rope_is_found_in_its_old_and_new_place() {
     let new = json!({"rope_theta": 1e6, "rope_type": "default"});
     assert_eq!(with("rope_parameters", new).unwrap().rope_theta, 1e6);
     assert_eq!(with("rope_scaling", json!({"type": "default"})).unwrap().rope_theta, 1e4);
+}
+
+#[test]
+fn two_bases_of_rope_must_agree() {
+    let base = |theta: f64| json!({"rope_theta": theta});
+    let with_all = |scaling: Value, parameters: Value, top: Value| {
+        let mut config: Value = serde_json::from_str(SMALL).unwrap();
+        config["rope_scaling"] = scaling;
+        config["rope_parameters"] = parameters;
+        config["rope_theta"] = top;
+        Config::from_json(config.to_string().as_bytes()).map(|config| config.rope_theta)
+    };
+    let null = || Value::Null;
+    assert_eq!(with_all(base(5e5), base(5e5), json!(500_000)).unwrap(), 5e5);
+    assert_eq!(with_all(base(5e5), json!({"type": "default"}), null()).unwrap(), 5e5);
+    for (scaling, parameters, top, message) in [
+        (
+            base(5e5),
+            base(1e6),
+            null(),
+            "`rope_parameters.rope_theta` is 1000000, expected that of `rope_scaling`",
+        ),
+        (base(5e5), null(), json!(1e4), "`rope_theta` is 10000, expected that of `rope_scaling`"),
+        (
+            null(),
+            base(5e5),
+            json!(1e4),
+            "`rope_theta` is 10000, expected that of `rope_parameters`",
+        ),
+        (
+            base(5e5),
+            base(5e5),
+            json!(1e4),
+            "`rope_theta` is 10000, expected that of `rope_scaling`",
+        ),
+    ] {
+        let error = with_all(scaling, parameters, top).unwrap_err();
+        assert!(matches!(error, Error::ConfigValue { .. }), "{error:?}");
+        assert_eq!(error.to_string(), message);
+    }
 }
 
 #[test]
@@ -175,5 +217,33 @@ fn what_is_no_configuration_is_refused_with_the_parser_s_reason() {
             matches!(&error, Error::ConfigJson { reason: found } if found.contains(reason)),
             "{reason}: {error}"
         );
+    }
+}
+
+#[test]
+fn a_value_of_any_length_gives_a_message_that_can_be_shown() {
+    assert!(walk_config(SMALL.as_bytes()));
+    for field in ["architectures", "hidden_act", "rope_scaling", "hidden_size"] {
+        let mut config: Value = serde_json::from_str(SMALL).unwrap();
+        config[field] = json!("☃".repeat(1 << 20));
+        assert!(!walk_config(config.to_string().as_bytes()), "{field}");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2000))]
+    #[test]
+    fn no_changed_configuration_panics_or_gives_numbers_of_no_model(
+        changes in prop::collection::vec((any::<prop::sample::Index>(), 0..8_usize), 0..4)
+    ) {
+        let mut json = SMALL.as_bytes().to_vec();
+        for (at, word) in changes {
+            let words: [&[u8]; 8] =
+                [b"0", b"4611686018427387904", b"-", b"1e39", b"null", b"\xff", b"{}", b"[0]"];
+            let at = at.index(json.len());
+            let end = (at + words[word].len() % 3).min(json.len());
+            json.splice(at..end, words[word].iter().copied());
+        }
+        walk_config(&json);
     }
 }

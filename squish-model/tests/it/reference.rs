@@ -133,6 +133,7 @@ proptest! {
         model.for_each_logits(&tokens, |i, row| {
             assert_eq!(i * vocab_size, visited.len());
             visited.extend_from_slice(row);
+            Ok(())
         }).unwrap();
         prop_assert_eq!(visited, all);
     }
@@ -151,6 +152,18 @@ proptest! {
             prop_assert_ne!(got, was, "row {}", at + i);
         }
     }
+}
+
+#[test]
+fn an_error_of_the_visitor_ends_the_walk() {
+    let model = Reference::new(small_weights(3));
+    let mut n_visited = 0;
+    let result = model.for_each_logits(&[1; 20], |i, _| {
+        n_visited += 1;
+        if i == 17 { Err(Error::Logits { log_sum_exp: f32::NAN }) } else { Ok(()) }
+    });
+    assert!(matches!(result, Err(Error::Logits { .. })), "{result:?}");
+    assert_eq!(n_visited, 18);
 }
 
 #[test]
@@ -188,6 +201,12 @@ fn a_folder_without_configuration_or_weights_is_an_error_that_names_the_file() {
     let folder = tempfile::tempdir().unwrap();
     let error = Reference::open(folder.path()).unwrap_err();
     assert!(matches!(&error, Error::Io { path, .. } if path.ends_with("config.json")), "{error}");
+    std::fs::write(folder.path().join("config.json"), "{}").unwrap();
+    let error = Reference::open(folder.path()).unwrap_err();
+    assert!(
+        matches!(&error, Error::InFile { path, .. } if path.ends_with("config.json")),
+        "{error}"
+    );
     std::fs::write(folder.path().join("config.json"), SMALL).unwrap();
     let error = Reference::open(folder.path()).unwrap_err();
     assert!(error.to_string().contains("has neither `model.safetensors`"), "{error}");

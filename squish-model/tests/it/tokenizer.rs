@@ -1,5 +1,7 @@
 //! The fixture's tokenizer against transformers.
 
+use std::path::Path;
+
 use serde_json::Value;
 use squish_model::{Error, Tokenizer};
 
@@ -48,8 +50,16 @@ fn special_tokens_are_recognized_and_left_out_of_text() {
 
 #[test]
 fn a_file_that_is_missing_or_no_tokenizer_is_an_error() {
-    for path in [format!("{FIXTURE}/none.json"), format!("{FIXTURE}/config.json")] {
-        let error = Tokenizer::from_file(&path).unwrap_err();
-        assert!(matches!(error, Error::Tokenizer { .. }), "{error:?}");
-    }
+    let missing = Path::new(FIXTURE).join("none.json");
+    let error = Tokenizer::from_file(&missing).unwrap_err();
+    assert!(matches!(&error, Error::Io { path, .. } if *path == missing), "{error:?}");
+    let other = Path::new(FIXTURE).join("config.json");
+    let error = Tokenizer::from_file(&other).unwrap_err();
+    assert!(
+        error.to_string().starts_with(&format!("`{}`: tokenizer: ", other.display())),
+        "{error}"
+    );
+    let Error::InFile { path, error } = error else { panic!("{error:?}") };
+    assert_eq!(path, other);
+    assert!(matches!(*error, Error::Tokenizer { .. }), "{error:?}");
 }

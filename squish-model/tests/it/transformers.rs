@@ -1,6 +1,6 @@
 //! The trained checkpoint against transformers' `LlamaForCausalLM` in f32.
 
-use squish_kernels::argmax;
+use squish_kernels::{RmsVariant, argmax, rms_norm_into};
 use squish_model::{perplexity, token_nll};
 
 use crate::common::{GOLDEN, MODEL, tokens};
@@ -34,7 +34,14 @@ fn hidden_states_are_those_of_transformers() {
     let prompt = &tokens("prompt.0")[..16];
     let states = MODEL.hidden_states(prompt).unwrap();
     assert_eq!(states.len(), MODEL.config().n_layers + 1);
-    for (i, got) in states.iter().enumerate() {
+    let weights = MODEL.weights();
+    let norm = weights.tensors().find(|tensor| tensor.name() == "model.norm.weight").unwrap();
+    let last = states.last().unwrap();
+    let mut normed = vec![0.0; last.len()];
+    let eps = MODEL.config().rms_norm_eps;
+    rms_norm_into(last, norm.data(), eps, RmsVariant::Llama, &mut normed);
+    let named = states.iter().enumerate().map(|(i, state)| (i.to_string(), state));
+    for (i, got) in named.chain([("norm".to_owned(), &normed)]) {
         let want = GOLDEN.f32(&format!("hidden.{i}"));
         let largest = want.iter().fold(0_f32, |most, x| most.max(x.abs()));
         let difference = largest_difference(got, &want);
@@ -76,6 +83,7 @@ fn token_losses_and_their_sums_are_those_of_transformers() {
                     "{text}, token {i}: {got} is not {}",
                     want[i]
                 );
+                Ok(())
             })
             .unwrap();
 

@@ -15,7 +15,7 @@ use crate::{
 
 /// How the benches are compiled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Profile {
+pub(crate) enum Profile {
     /// The workspace's bench profile.
     Bench,
     /// Cargo's default release profile.
@@ -24,33 +24,33 @@ pub enum Profile {
 
 /// One bench file, built.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Executable {
+pub(crate) struct Executable {
     /// Its package.
-    pub package: String,
+    pub(crate) package: String,
     /// Its target.
-    pub target: String,
+    pub(crate) target: String,
     /// The folder of the package, where cargo would start it.
-    pub folder: PathBuf,
+    pub(crate) folder: PathBuf,
     /// The program.
-    pub path: PathBuf,
+    pub(crate) path: PathBuf,
 }
 
 impl Executable {
     /// `package/target`.
     #[must_use]
-    pub fn name(&self) -> String {
+    pub(crate) fn name(&self) -> String {
         format!("{}/{}", self.package, self.target)
     }
 
     /// Whether it is the machine probe.
     #[must_use]
-    pub fn is_probe(&self) -> bool {
+    pub(crate) fn is_probe(&self) -> bool {
         self.package == "squish-bench" && self.target == "probe"
     }
 
     /// Whether it measures formats on the trained checkpoint, which needs one launch only.
     #[must_use]
-    pub fn is_fixture(&self) -> bool {
+    pub(crate) fn is_fixture(&self) -> bool {
         self.target == "fixture"
     }
 }
@@ -60,7 +60,7 @@ impl Executable {
 /// # Errors
 ///
 /// If they do not build.
-pub fn benches(options: &Options, profile: Profile) -> Outcome<Vec<Executable>> {
+pub(crate) fn benches(options: &Options, profile: Profile) -> Outcome<Vec<Executable>> {
     let mut command = cargo();
     command.args(["bench", "--no-run", "--benches", "--message-format=json-render-diagnostics"]);
     match &options.package {
@@ -115,7 +115,7 @@ fn parse_messages(text: &str) -> Result<Vec<Executable>, String> {
 /// # Errors
 ///
 /// If it does not run.
-pub fn rustc_version() -> Outcome<String> {
+pub(crate) fn rustc_version() -> Outcome<String> {
     Ok(capture(std::process::Command::new("rustc").arg("--version").current_dir(root()))?
         .trim()
         .to_owned())
@@ -123,7 +123,7 @@ pub fn rustc_version() -> Outcome<String> {
 
 /// The commit, with `+changes` if files that the build sees differ from it; `unknown` outside a git checkout.
 #[must_use]
-pub fn commit() -> String {
+pub(crate) fn commit() -> String {
     let git =
         |args: &[&str]| capture(std::process::Command::new("git").args(args).current_dir(root()));
     let changes = git(&["status", "--porcelain", "--", ".", ":!BENCHMARKS.md", ":!bench/results"]);
@@ -136,7 +136,7 @@ pub fn commit() -> String {
 
 /// Today's date, UTC.
 #[must_use]
-pub fn today() -> String {
+pub(crate) fn today() -> String {
     let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
     date_of_day(seconds / 86_400)
 }

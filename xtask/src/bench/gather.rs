@@ -14,7 +14,7 @@ type Key = (String, String, String);
 ///
 /// All mismatches at once: variants without measurement, measurements without row, seed rows that the seed does not have, rows that
 /// differ between launches.
-pub fn rows(rounds: Vec<RoundResult>, seed: &[SeedRow]) -> Result<Vec<RowResult>, String> {
+pub(crate) fn rows(rounds: Vec<RoundResult>, seed: &[SeedRow]) -> Result<Vec<RowResult>, String> {
     let mut faults = Vec::new();
     let mut samples: BTreeMap<Key, Vec<f64>> = BTreeMap::new();
     let mut described: BTreeMap<(String, String), Described> = BTreeMap::new();
@@ -79,9 +79,19 @@ pub fn rows(rounds: Vec<RoundResult>, seed: &[SeedRow]) -> Result<Vec<RowResult>
     Ok(rows)
 }
 
+/// Why the results of a run of everything are not to be published.
+#[must_use]
+pub(crate) fn faults(results: &Results) -> Vec<String> {
+    let mut faults = strangers(results);
+    if results.rows.is_empty() {
+        faults.push("no row was measured".to_owned());
+    }
+    faults
+}
+
 /// Peers' figures for rows that this run did not measure: a misspelled id, or a row that was not selected.
 #[must_use]
-pub fn strangers(results: &Results) -> Vec<String> {
+fn strangers(results: &Results) -> Vec<String> {
     let is_known = |peer: &&PeerResult| {
         results.rows.iter().any(|row| row.row.id == peer.row && row.row.shape == peer.shape)
     };
@@ -173,6 +183,15 @@ mod tests {
             strangers(&results),
             ["torch 2.15.0 measured `fp8/encode_e4m3_channel` 4x4, which is no row of this run"]
         );
+    }
+
+    #[test]
+    fn a_run_of_everything_without_a_row_is_a_fault() {
+        let mut results = crate::verdict::tests::results(Vec::new(), Vec::new());
+        assert!(faults(&results).is_empty());
+        results.rows.clear();
+        results.peers.clear();
+        assert_eq!(faults(&results), ["no row was measured"]);
     }
 
     #[test]

@@ -22,7 +22,7 @@ use crate::{
 /// # Errors
 ///
 /// If it fails or prints something else than its JSON.
-pub fn probe(executable: &Executable, quick: bool) -> Outcome<Probe> {
+pub(crate) fn probe(executable: &Executable, quick: bool) -> Outcome<Probe> {
     let mut command = Command::new(&executable.path);
     command.arg("--bench").args(quick.then_some("--quick")).current_dir(&executable.folder);
     let text = capture(&mut command)?;
@@ -32,38 +32,38 @@ pub fn probe(executable: &Executable, quick: bool) -> Outcome<Probe> {
 
 /// One launch round and its folder.
 #[derive(Debug)]
-pub struct Round {
+pub(crate) struct Round {
     folder: PathBuf,
 }
 
 /// What a round left behind.
 #[derive(Debug, Default)]
-pub struct RoundResult {
+pub(crate) struct RoundResult {
     /// Declared rows with the names and bytes of their variants.
-    pub described: Vec<Described>,
+    pub(crate) described: Vec<Described>,
     /// Measured functions.
-    pub measured: Vec<Measured>,
+    pub(crate) measured: Vec<Measured>,
     /// The fixture's table, if its bench ran.
-    pub fixture: Option<Fixture>,
+    pub(crate) fixture: Option<Fixture>,
 }
 
 /// A row as its bench described it.
 #[derive(Clone, Debug, serde::Deserialize)]
-pub struct Described {
+pub(crate) struct Described {
     /// The declaration.
     #[serde(flatten)]
-    pub row: Row,
+    pub(crate) row: Row,
     /// Variants in order.
-    pub variants: Vec<DescribedVariant>,
+    pub(crate) variants: Vec<DescribedVariant>,
 }
 
 /// A variant as described.
 #[derive(Clone, Debug, serde::Deserialize)]
-pub struct DescribedVariant {
+pub(crate) struct DescribedVariant {
     /// Its name.
-    pub name: String,
+    pub(crate) name: String,
     /// Bytes that one call moves.
-    pub bytes: u64,
+    pub(crate) bytes: u64,
 }
 
 impl Round {
@@ -72,7 +72,7 @@ impl Round {
     /// # Errors
     ///
     /// If it cannot be emptied or made.
-    pub fn new(name: &str) -> Outcome<Self> {
+    pub(crate) fn new(name: &str) -> Outcome<Self> {
         let folder = target_dir().join("squish-bench").join(name);
         let emptied = if folder.exists() { fs::remove_dir_all(&folder) } else { Ok(()) };
         emptied
@@ -86,7 +86,12 @@ impl Round {
     /// # Errors
     ///
     /// If it does not start or does not succeed.
-    pub fn run(&self, executable: &Executable, options: &Options, profile: Profile) -> Outcome {
+    pub(crate) fn run(
+        &self,
+        executable: &Executable,
+        options: &Options,
+        profile: Profile,
+    ) -> Outcome {
         let log_path = self.folder.join(format!("{}.log", executable.name().replace('/', "-")));
         let log = || {
             File::options()
@@ -97,9 +102,11 @@ impl Round {
         };
         let mut command = Command::new(&executable.path);
         command.arg("--bench").current_dir(&executable.folder).env("CRITERION_HOME", &self.folder);
-        for (variable, value) in variables(options, profile) {
-            command.env(variable, value);
+        for variable in [FILTER_VARIABLE, SWEEP_VARIABLE, RELEASE_VARIABLE] {
+            // What the caller's shell has set would leave out rows of a run of everything.
+            command.env_remove(variable);
         }
+        command.envs(variables(options, profile));
         command.stdin(Stdio::null()).stdout(log()?).stderr(log()?);
         let status = command.status().map_err(|error| Failure::at(&executable.path, &error))?;
         if status.success() {
@@ -116,7 +123,7 @@ impl Round {
     /// # Errors
     ///
     /// If a file cannot be read or is not what it should be.
-    pub fn read(&self) -> Outcome<RoundResult> {
+    pub(crate) fn read(&self) -> Outcome<RoundResult> {
         let described_dir = self.folder.join("squish");
         let mut out = RoundResult::default();
         for path in files_below(&self.folder)? {
@@ -141,17 +148,24 @@ impl Round {
     }
 }
 
-/// How a bench process is told which rows to run; the names are those of `squish_bench::suite`.
+/// A bench process runs rows alone whose id contains the value. This and the two below are those of `squish_bench::suite`.
+const FILTER_VARIABLE: &str = "SQUISH_BENCH_FILTER";
+/// It runs the grids, and nothing else.
+const SWEEP_VARIABLE: &str = "SQUISH_BENCH_SWEEP";
+/// It runs rows alone that are measured again at the default release profile.
+const RELEASE_VARIABLE: &str = "SQUISH_BENCH_RELEASE";
+
+/// How a bench process is told which rows to run.
 fn variables(options: &Options, profile: Profile) -> Vec<(&'static str, String)> {
     let mut out = Vec::new();
     if let Some(filter) = &options.filter {
-        out.push(("SQUISH_BENCH_FILTER", filter.clone()));
+        out.push((FILTER_VARIABLE, filter.clone()));
     }
     if options.sweep {
-        out.push(("SQUISH_BENCH_SWEEP", "1".to_owned()));
+        out.push((SWEEP_VARIABLE, "1".to_owned()));
     }
     if profile == Profile::Release {
-        out.push(("SQUISH_BENCH_RELEASE", "1".to_owned()));
+        out.push((RELEASE_VARIABLE, "1".to_owned()));
     }
     out
 }
@@ -176,6 +190,8 @@ fn files_below(folder: &Path) -> Outcome<Vec<PathBuf>> {
 
 #[cfg(test)]
 mod tests {
+    use squish_bench::suite;
+
     use super::*;
 
     #[test]
@@ -183,7 +199,7 @@ mod tests {
         let options = Options { filter: Some("fp8".to_owned()), sweep: true, ..Options::default() };
         let names: Vec<_> =
             variables(&options, Profile::Release).into_iter().map(|(name, _)| name).collect();
-        assert_eq!(names, ["SQUISH_BENCH_FILTER", "SQUISH_BENCH_SWEEP", "SQUISH_BENCH_RELEASE"]);
+        assert_eq!(names, [suite::FILTER_VARIABLE, suite::SWEEP_VARIABLE, suite::RELEASE_VARIABLE]);
         assert!(variables(&Options::default(), Profile::Bench).is_empty());
     }
 }

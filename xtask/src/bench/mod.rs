@@ -4,16 +4,21 @@
 //! see the same minutes of the machine. Every round has a criterion folder of its own below `target/squish-bench/`, emptied first, so
 //! that nothing stale is read.
 //!
-//! Only a complete run writes `bench/results/<machine>.json` and BENCHMARKS.md. With `--quick`, `--crate`, `--filter` or `--sweep` the
-//! tables are printed and kept in `target/squish-bench/partial.json`: a committed file is always one whole run.
+//! Only a run of every row and of all peers writes `bench/results/<machine>.json` and BENCHMARKS.md; `--publish` writes them without
+//! peers, too. After any other run the tables are printed, and the results kept in `target/squish-bench/partial.json`: a committed file
+//! is always one whole run. `--render` renders BENCHMARKS.md from a committed file again and measures nothing.
 
-pub mod build;
-pub mod gather;
-pub mod launch;
-pub mod peers;
-pub mod samples;
+pub(crate) mod build;
+pub(crate) mod gather;
+pub(crate) mod launch;
+pub(crate) mod peers;
+pub(crate) mod samples;
 
-use std::time::Instant;
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::Instant,
+};
 
 use crate::{
     failure::{Failure, Outcome, read, write},
@@ -26,17 +31,53 @@ use launch::Round;
 
 /// What the command line asks for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Options {
+pub(crate) struct Options {
     /// Only benches of this package.
-    pub package: Option<String>,
+    pub(crate) package: Option<String>,
     /// Only rows whose id contains this.
-    pub filter: Option<String>,
+    pub(crate) filter: Option<String>,
     /// One launch instead of three, and a shorter probe.
-    pub quick: bool,
+    pub(crate) quick: bool,
     /// Run the peer programs as well.
-    pub peers: bool,
+    pub(crate) peers: bool,
     /// Run the grids that stand in no table, and nothing else.
-    pub sweep: bool,
+    pub(crate) sweep: bool,
+    /// When a run of every row is written.
+    pub(crate) publish: Publish,
+}
+
+/// When the results of a run of every row go into the repository.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Publish {
+    /// If all peers were measured.
+    #[default]
+    WithPeers,
+    /// Without peers, too.
+    Always,
+}
+
+/// What `bench` is to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Task {
+    /// Measure.
+    Measure(Options),
+    /// Render BENCHMARKS.md from a file of results: the one named, or the only one that there is.
+    Render(Option<PathBuf>),
+}
+
+impl Task {
+    /// Reads the arguments after `bench`.
+    ///
+    /// # Errors
+    ///
+    /// A sentence about the first argument that makes no sense.
+    pub(crate) fn parse(args: &[String]) -> Result<Self, String> {
+        match args {
+            [flag] if flag == "--render" => Ok(Self::Render(None)),
+            [flag, file] if flag == "--render" => Ok(Self::Render(Some(PathBuf::from(file)))),
+            _ => Options::parse(args).map(Self::Measure),
+        }
+    }
 }
 
 impl Options {
@@ -45,7 +86,7 @@ impl Options {
     /// # Errors
     ///
     /// A sentence about the first argument that makes no sense.
-    pub fn parse(args: &[String]) -> Result<Self, String> {
+    pub(crate) fn parse(args: &[String]) -> Result<Self, String> {
         let mut options = Self::default();
         let mut args = args.iter();
         while let Some(arg) = args.next() {
@@ -56,13 +97,20 @@ impl Options {
                 "--quick" => options.quick = true,
                 "--peers" => options.peers = true,
                 "--sweep" => options.sweep = true,
+                "--publish" => options.publish = Publish::Always,
+                "--render" => {
+                    return Err("`--render` measures nothing and goes with a file at most".into());
+                }
                 other => return Err(format!("unknown argument `{other}`")),
             }
+        }
+        if options.publish == Publish::Always && !options.is_complete() {
+            return Err("`--publish` needs a run of every row".to_owned());
         }
         Ok(options)
     }
 
-    /// Whether the run covers every row, so that its results may be published.
+    /// Whether the run covers every row.
     fn is_complete(&self) -> bool {
         self.package.is_none() && self.filter.is_none() && !self.quick && !self.sweep
     }
@@ -76,8 +124,15 @@ impl Options {
 ///
 /// # Errors
 ///
-/// If something does not build or run, or if rows and measurements do not match.
-pub fn run(options: &Options) -> Outcome {
+/// If something does not build or run, if rows and measurements do not match, or if there are no results to render.
+pub(crate) fn run(task: &Task) -> Outcome {
+    match task {
+        Task::Measure(options) => measure(options),
+        Task::Render(file) => render_again(file.as_deref()),
+    }
+}
+
+fn measure(options: &Options) -> Outcome {
     let seed = parse_seed(&read(&root().join("bench/seed/rows.csv"))?).map_err(Failure::new)?;
     let executables = build::benches(options, Profile::Bench)?;
     let (probe, suites) = split_probe(executables)?;
@@ -136,9 +191,6 @@ pub fn run(options: &Options) -> Outcome {
         release,
         fixture,
     };
-    for line in gather::strangers(&results) {
-        println!("{line}");
-    }
     say("done");
     publish(options, &results)
 }
@@ -203,27 +255,83 @@ fn machine(probes: &[Probe], launches: usize) -> Outcome<Machine> {
     })
 }
 
-/// Writes or prints the results.
+/// Writes the results to the repository, or prints them and says why they are not written.
 fn publish(options: &Options, results: &Results) -> Outcome {
     let json = serde_json::to_string_pretty(results)
         .map_err(|error| Failure::new(error.to_string()))?
         + "\n";
-    let text = render(results);
-    if options.is_complete() {
-        let file = root()
-            .join("bench/results")
-            .join(slug(&results.machine.cpu, results.machine.cores) + ".json");
+    let faults = gather::faults(results);
+    let mut why_not = faults.clone();
+    why_not.extend(reason_not_to_publish(options, results));
+    if why_not.is_empty() {
+        let file =
+            results_folder().join(slug(&results.machine.cpu, results.machine.cores) + ".json");
         write(&file, json)?;
-        write(&root().join("BENCHMARKS.md"), text)?;
-        println!("wrote {} and BENCHMARKS.md", file.display());
-    } else {
-        let file = target_dir().join("squish-bench/partial.json");
-        write(&file, json)?;
-        println!(
-            "{text}\na partial run: results are in {}, BENCHMARKS.md is as it was",
-            file.display()
-        );
+        println!("wrote {}", file.display());
+        return write_tables(results);
     }
+    let file = target_dir().join("squish-bench/partial.json");
+    write(&file, json)?;
+    println!(
+        "{}\nnot published:\n{}\nresults are in {}, BENCHMARKS.md is as it was",
+        render(results),
+        why_not.join("\n"),
+        file.display()
+    );
+    if options.is_complete() && !faults.is_empty() {
+        return Err(Failure::new(format!("{} faults in a run of every row", faults.len())));
+    }
+    Ok(())
+}
+
+/// Why a run without faults is not for BENCHMARKS.md, if so.
+fn reason_not_to_publish(options: &Options, results: &Results) -> Option<String> {
+    if !options.is_complete() {
+        return Some("a run of some rows".to_owned());
+    }
+    let has_peers = options.peers && results.missing_peers.is_empty();
+    if has_peers || options.publish == Publish::Always {
+        return None;
+    }
+    let missing = results.missing_peers.join("\n");
+    Some(format!("without all peers (`--publish` writes the tables all the same):\n{missing}"))
+}
+
+/// Renders BENCHMARKS.md from `file`, or from the only file of results.
+fn render_again(file: Option<&Path>) -> Outcome {
+    let file = match file {
+        Some(file) => file.to_path_buf(),
+        None => only_file(&results_folder())?,
+    };
+    let results: Results = serde_json::from_str(&read(&file)?)
+        .map_err(|error| Failure::new(format!("{}: {error}", file.display())))?;
+    write_tables(&results)
+}
+
+/// The only file of a folder.
+fn only_file(folder: &Path) -> Outcome<PathBuf> {
+    let entries = fs::read_dir(folder).map_err(|error| Failure::at(folder, &error))?;
+    let mut files = entries
+        .map(|entry| entry.map(|entry| entry.path()))
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|error| Failure::at(folder, &error))?;
+    match files.as_mut_slice() {
+        [file] => Ok(std::mem::take(file)),
+        files => Err(Failure::new(format!(
+            "{} holds {} files: `--render FILE` says which machine's",
+            folder.display(),
+            files.len()
+        ))),
+    }
+}
+
+fn results_folder() -> PathBuf {
+    root().join("bench/results")
+}
+
+fn write_tables(results: &Results) -> Outcome {
+    write(&root().join("BENCHMARKS.md"), render(results))?;
+    println!("wrote BENCHMARKS.md, the tables of {}", results.machine.cpu);
     Ok(())
 }
 
@@ -236,13 +344,40 @@ mod tests {
     }
 
     #[test]
-    fn only_a_run_of_everything_is_published() {
-        assert!(parse(&[]).unwrap().is_complete() && parse(&["--peers"]).unwrap().is_complete());
+    fn only_a_run_of_everything_with_all_peers_is_published_unless_asked_for() {
+        let complete = crate::verdict::tests::results(Vec::new(), Vec::new());
+        let mut without = complete.clone();
+        without.missing_peers.push("Python peers: no python3".to_owned());
+        let is_published = |args: &[&str], results: &Results| {
+            reason_not_to_publish(&parse(args).unwrap(), results).is_none()
+        };
+        assert!(is_published(&["--peers"], &complete));
+        assert!(is_published(&["--publish"], &without));
+        assert!(is_published(&["--peers", "--publish"], &without));
+        assert!(!is_published(&["--peers"], &without));
+        assert!(!is_published(&[], &without));
         for partial in
             [&["--quick"][..], &["--sweep"], &["--crate", "squish-quant"], &["--filter", "fp8"]]
         {
-            assert!(!parse(partial).unwrap().is_complete(), "{partial:?}");
+            assert!(!is_published(&[partial, &["--peers"]].concat(), &complete), "{partial:?}");
+            let refusal = parse(&[partial, &["--publish"]].concat()).unwrap_err();
+            assert_eq!(refusal, "`--publish` needs a run of every row");
         }
+    }
+
+    #[test]
+    fn rendering_goes_with_a_file_and_nothing_else() {
+        let task =
+            |args: &[&str]| Task::parse(&args.iter().map(ToString::to_string).collect::<Vec<_>>());
+        assert_eq!(task(&["--render"]), Ok(Task::Render(None)));
+        assert_eq!(task(&["--render", "m.json"]), Ok(Task::Render(Some("m.json".into()))));
+        assert_eq!(task(&["--quick"]), Ok(Task::Measure(parse(&["--quick"]).unwrap())));
+        assert!(task(&["--quick", "--render"]).unwrap_err().contains("measures nothing"));
+    }
+
+    #[test]
+    fn without_a_name_there_must_be_one_file_of_results() {
+        assert!(only_file(&root().join("bench/seed")).unwrap_err().to_string().contains("files"));
     }
 
     #[test]

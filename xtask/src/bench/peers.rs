@@ -15,16 +15,16 @@ use crate::{
 
 /// The peer programs of a run and what they printed so far.
 #[derive(Debug, Default)]
-pub struct Peers {
+pub(crate) struct Peers {
     programs: Vec<(&'static str, Command)>,
     lines: Vec<PeerResult>,
     /// One line per program that did not run.
-    pub missing: Vec<String>,
+    pub(crate) missing: Vec<String>,
 }
 
 /// No programs, with a line that says how to have them.
 #[must_use]
-pub fn none_asked() -> Peers {
+pub(crate) fn none_asked() -> Peers {
     Peers {
         missing: vec!["peers outside the process; `--peers` measures them".to_owned()],
         ..Peers::default()
@@ -32,7 +32,7 @@ pub fn none_asked() -> Peers {
 }
 
 /// Builds the Rust peers and finds a Python for the others.
-pub fn prepare(options: &Options, say: &mut dyn FnMut(&str)) -> Peers {
+pub(crate) fn prepare(options: &Options, say: &mut dyn FnMut(&str)) -> Peers {
     let mut peers = Peers::default();
     say("building the Rust peers");
     match rust_peers() {
@@ -80,7 +80,7 @@ fn python_peers() -> Outcome<Command> {
 
 impl Peers {
     /// Runs every program once. One that fails is not run again, and what it printed in earlier rounds stays.
-    pub fn run(&mut self, say: &mut dyn FnMut(&str)) {
+    pub(crate) fn run(&mut self, say: &mut dyn FnMut(&str)) {
         let mut failed = Vec::new();
         for (name, program) in &mut self.programs {
             say(name);
@@ -100,7 +100,7 @@ impl Peers {
 
     /// One result per row, shape, peer and number of threads: the minimum of the minima, and the median of the medians.
     #[must_use]
-    pub fn merged(&self) -> Vec<PeerResult> {
+    pub(crate) fn merged(&self) -> Vec<PeerResult> {
         let mut sorted = self.lines.clone();
         let key = |p: &PeerResult| (p.row.clone(), p.shape.clone(), p.peer.clone(), p.threads);
         sorted.sort_by_key(key);

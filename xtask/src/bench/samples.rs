@@ -6,15 +6,15 @@ use serde::Deserialize;
 
 /// One measured function of one launch.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Measured {
+pub(crate) struct Measured {
     /// Group: the id of the row.
-    pub id: String,
+    pub(crate) id: String,
     /// Function: the variant.
-    pub variant: String,
+    pub(crate) variant: String,
     /// Value: the shape.
-    pub shape: String,
+    pub(crate) shape: String,
     /// Nanoseconds per iteration, one per sample.
-    pub ns: Vec<f64>,
+    pub(crate) ns: Vec<f64>,
 }
 
 #[derive(Deserialize)]
@@ -35,7 +35,7 @@ struct Sample {
 /// # Errors
 ///
 /// What is missing or makes no sense.
-pub fn parse(benchmark: &str, sample: &str) -> Result<Measured, String> {
+pub(crate) fn parse(benchmark: &str, sample: &str) -> Result<Measured, String> {
     let benchmark: Benchmark =
         serde_json::from_str(benchmark).map_err(|error| format!("benchmark.json: {error}"))?;
     let sample: Sample =

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 /// Arguments for cargo that list the transitive normal dependencies, the package itself first; `--package` follows.
-pub const ARGUMENTS: [&str; 8] = [
+pub(crate) const ARGUMENTS: [&str; 8] = [
     "tree",
     "--edges",
     "normal",
@@ -16,7 +16,7 @@ pub const ARGUMENTS: [&str; 8] = [
 
 /// What breaks the rule, given what cargo listed.
 #[must_use]
-pub fn check(name: &str, most: usize, listed: &str) -> Option<String> {
+pub(crate) fn check(name: &str, most: usize, listed: &str) -> Option<String> {
     // A line reads `half v2.7.1` or `squish-kernels v0.1.0 (/path)`, perhaps with ` (proc-macro)`.
     let version = |line: &str| line.split(' ').take(2).map(ToOwned::to_owned).collect::<Vec<_>>();
     let all: BTreeSet<Vec<String>> =

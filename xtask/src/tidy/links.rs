@@ -2,7 +2,7 @@
 
 /// The targets of all `[text](target)` in `text`, without fragments; links to the web aside.
 #[must_use]
-pub fn local_links(text: &str) -> Vec<String> {
+pub(crate) fn local_links(text: &str) -> Vec<String> {
     let mut found = Vec::new();
     let mut rest = text;
     while let Some(start) = rest.find("](") {

@@ -1,7 +1,5 @@
 //! What `cargo metadata` says about the members of the workspace.
 
-use std::path::PathBuf;
-
 use serde::Deserialize;
 
 use crate::{
@@ -11,37 +9,35 @@ use crate::{
 
 /// Packages and which of them are members.
 #[derive(Clone, Debug, Deserialize)]
-pub struct Metadata {
+pub(crate) struct Metadata {
     /// All packages.
-    pub packages: Vec<Package>,
+    pub(crate) packages: Vec<Package>,
     /// Ids of the members.
-    pub workspace_members: Vec<String>,
+    pub(crate) workspace_members: Vec<String>,
 }
 
 /// One package.
 #[derive(Clone, Debug, Deserialize)]
-pub struct Package {
+pub(crate) struct Package {
     /// Its id.
-    pub id: String,
+    pub(crate) id: String,
     /// Its name.
-    pub name: String,
+    pub(crate) name: String,
     /// Its version.
-    pub version: String,
+    pub(crate) version: String,
     /// `None`: to any registry; empty: not at all.
-    pub publish: Option<Vec<String>>,
-    /// Its Cargo.toml.
-    pub manifest_path: PathBuf,
+    pub(crate) publish: Option<Vec<String>>,
     /// What it asks for.
-    pub dependencies: Vec<Dependency>,
+    pub(crate) dependencies: Vec<Dependency>,
 }
 
 /// One dependency as declared.
 #[derive(Clone, Debug, Deserialize)]
-pub struct Dependency {
+pub(crate) struct Dependency {
     /// The package.
-    pub name: String,
+    pub(crate) name: String,
     /// `None` for normal ones, else `dev` or `build`.
-    pub kind: Option<String>,
+    pub(crate) kind: Option<String>,
 }
 
 impl Metadata {
@@ -50,21 +46,21 @@ impl Metadata {
     /// # Errors
     ///
     /// If cargo fails or answers in an unknown form.
-    pub fn load() -> Outcome<Self> {
+    pub(crate) fn load() -> Outcome<Self> {
         let text = capture(cargo().args(["metadata", "--format-version", "1", "--no-deps"]))?;
         serde_json::from_str(&text)
             .map_err(|error| Failure::new(format!("cargo metadata: {error}")))
     }
 
     /// The members of the workspace.
-    pub fn members(&self) -> impl Iterator<Item = &Package> {
+    pub(crate) fn members(&self) -> impl Iterator<Item = &Package> {
         self.packages.iter().filter(|package| self.workspace_members.contains(&package.id))
     }
 }
 
 impl Package {
     /// Names of its dependencies, optional ones too, those of tests aside.
-    pub fn depends_on(&self) -> impl Iterator<Item = &str> {
+    pub(crate) fn depends_on(&self) -> impl Iterator<Item = &str> {
         self.dependencies
             .iter()
             .filter(|d| d.kind.as_deref() != Some("dev"))
@@ -73,7 +69,7 @@ impl Package {
 
     /// Whether it goes to a registry.
     #[must_use]
-    pub fn is_published(&self) -> bool {
+    pub(crate) fn is_published(&self) -> bool {
         self.publish.as_ref().is_none_or(|registries| !registries.is_empty())
     }
 }
@@ -92,7 +88,6 @@ pub(crate) mod tests {
             name: name.to_owned(),
             version: "0.1.0".to_owned(),
             publish: None,
-            manifest_path: PathBuf::from(format!("{name}/Cargo.toml")),
             dependencies,
         }
     }

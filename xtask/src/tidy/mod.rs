@@ -1,17 +1,17 @@
 //! `cargo xtask tidy`: the rules of the repository, each a pure function over text or cargo's metadata.
 
-pub mod budget;
-pub mod floors;
-pub mod links;
-pub mod metadata;
-pub mod sections;
-pub mod skeleton;
-pub mod source;
-pub mod status;
-pub mod table;
-pub mod tables;
-pub mod text;
-pub mod unsafe_code;
+pub(crate) mod budget;
+pub(crate) mod floors;
+pub(crate) mod links;
+pub(crate) mod metadata;
+pub(crate) mod sections;
+pub(crate) mod skeleton;
+pub(crate) mod source;
+pub(crate) mod status;
+pub(crate) mod table;
+pub(crate) mod tables;
+pub(crate) mod text;
+pub(crate) mod unsafe_code;
 
 use std::{collections::BTreeMap, path::Path, process::Command};
 
@@ -22,14 +22,14 @@ use crate::{
 use metadata::Metadata;
 
 /// The files of the repository that are text, by path from the root with forward slashes.
-pub type Tree = BTreeMap<String, String>;
+pub(crate) type Tree = BTreeMap<String, String>;
 
 /// Runs every rule and prints what breaks one.
 ///
 /// # Errors
 ///
 /// If a rule is broken, or the repository cannot be read.
-pub fn run() -> Outcome {
+pub(crate) fn run() -> Outcome {
     let metadata = Metadata::load()?;
     let (paths, tree) = load()?;
     let mut faults = floors::check(&metadata);

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 /// Raw values by section header and key; repeated sections such as `[[test]]` are numbered `[[test]]`, `[[test]]#1`, …
 #[must_use]
-pub fn sections(toml: &str) -> BTreeMap<String, BTreeMap<String, String>> {
+pub(crate) fn sections(toml: &str) -> BTreeMap<String, BTreeMap<String, String>> {
     let mut out: BTreeMap<String, BTreeMap<String, String>> = BTreeMap::new();
     let mut current = String::new();
     for line in toml.lines().map(str::trim).filter(|line| !line.starts_with('#')) {

@@ -12,7 +12,7 @@ const MOST_LIB_LINES: usize = 80;
 
 /// What breaks the rule.
 #[must_use]
-pub fn check(metadata: &Metadata, paths: &[String], tree: &Tree) -> Vec<String> {
+pub(crate) fn check(metadata: &Metadata, paths: &[String], tree: &Tree) -> Vec<String> {
     metadata.members().flat_map(|package| check_crate(package, paths, tree)).collect()
 }
 

@@ -2,7 +2,7 @@
 
 /// The text with the contents of comments, strings and character literals replaced by spaces; line breaks stay.
 #[must_use]
-pub fn without_comments_and_strings(text: &str) -> String {
+pub(crate) fn without_comments_and_strings(text: &str) -> String {
     let chars: Vec<char> = text.chars().collect();
     let mut out = String::with_capacity(text.len());
     let mut i = 0;
@@ -80,7 +80,7 @@ fn block_comment(rest: &[char]) -> usize {
 
 /// Lines, counted from 1, on which `word` stands by itself.
 #[must_use]
-pub fn lines_with_word(code: &str, word: &str) -> Vec<usize> {
+pub(crate) fn lines_with_word(code: &str, word: &str) -> Vec<usize> {
     let has_word = |line: &str| {
         line.split(|c: char| !c.is_alphanumeric() && c != '_').any(|found| found == word)
     };

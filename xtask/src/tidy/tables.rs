@@ -5,7 +5,7 @@ use crate::{render::render, results::Results};
 
 /// What breaks the rule. Without results there is nothing to check, and nothing may be published.
 #[must_use]
-pub fn check(tree: &Tree) -> Vec<String> {
+pub(crate) fn check(tree: &Tree) -> Vec<String> {
     let results: Vec<(&String, &String)> = tree
         .iter()
         .filter(|(path, _)| path.starts_with("bench/results/") && has_extension(path, "json"))

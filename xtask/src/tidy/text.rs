@@ -3,7 +3,7 @@
 use super::{Tree, has_extension};
 
 /// Files that the rules read.
-pub const EXTENSIONS: [&str; 7] = ["rs", "md", "toml", "py", "sh", "json", "csv"];
+pub(crate) const EXTENSIONS: [&str; 7] = ["rs", "md", "toml", "py", "sh", "json", "csv"];
 
 /// Files that may not name a machine's folders.
 const PLACELESS: [&str; 4] = ["rs", "md", "toml", "py"];
@@ -22,7 +22,7 @@ const FOREIGN: [&str; 2] = ["fixtures/", "bench/seed/"];
 
 /// What breaks the rule.
 #[must_use]
-pub fn check(tree: &Tree) -> Vec<String> {
+pub(crate) fn check(tree: &Tree) -> Vec<String> {
     let ours =
         tree.iter().filter(|(path, _)| !FOREIGN.iter().any(|folder| path.starts_with(folder)));
     ours.flat_map(|(path, text)| check_file(path, text)).collect()

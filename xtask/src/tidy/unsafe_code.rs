@@ -9,16 +9,18 @@ use super::{
 
 /// What breaks the rule.
 #[must_use]
-pub fn check(metadata: &Metadata, tree: &Tree) -> Vec<String> {
+pub(crate) fn check(metadata: &Metadata, tree: &Tree) -> Vec<String> {
     let mut faults = Vec::new();
     for package in metadata.members() {
         let allowed =
             table::find(&package.name).map_or(Unsafe::Nowhere, |member| member.unsafe_code);
-        let lib = format!("{}/src/lib.rs", package.name);
-        if allowed == Unsafe::Nowhere
-            && tree.get(&lib).is_some_and(|text| !text.contains("#![forbid(unsafe_code)]"))
-        {
-            faults.push(format!("{lib}: lacks `#![forbid(unsafe_code)]`"));
+        let roots = ["lib.rs", "main.rs"].map(|file| format!("{}/src/{file}", package.name));
+        let lacks = |path: &&String| {
+            tree.get(*path).is_some_and(|text| !text.contains("#![forbid(unsafe_code)]"))
+        };
+        if allowed == Unsafe::Nowhere {
+            let lacking = roots.iter().filter(lacks);
+            faults.extend(lacking.map(|path| format!("{path}: lacks `#![forbid(unsafe_code)]`")));
         }
         let folder = format!("{}/", package.name);
         let files =
@@ -39,9 +41,6 @@ fn is_allowed(allowed: Unsafe, path: &str) -> bool {
     match allowed {
         Unsafe::Nowhere => false,
         Unsafe::Everywhere => true,
-        Unsafe::Intrinsics => {
-            path.split('/').any(|part| matches!(part, "x86" | "neon" | "x86.rs" | "neon.rs"))
-        }
         Unsafe::File(file) => path == file,
     }
 }
@@ -58,34 +57,38 @@ mod tests {
     fn unsafe_is_found_outside_the_places_that_may_hold_it() {
         let code = "fn f() { unsafe { g() } }\n";
         let members =
-            ["squish-kernels", "squish-quant", "squish-checkpoint", "squish-bench", "squish-eval"];
+            ["squish-kernels", "squish-quant", "squish-checkpoint", "squish-bench", "squish-model"];
         let metadata = metadata(members.map(|name| package(name, vec![])).to_vec());
         let tree = tree(&[
             ("squish-kernels/src/cast.rs", code),
-            ("squish-quant/src/gemv/x86.rs", code),
-            ("squish-quant/src/neon/gemv.rs", code),
             ("squish-quant/src/fp8.rs", code),
             ("squish-checkpoint/src/mapping.rs", code),
             ("squish-checkpoint/src/reader.rs", code),
             ("squish-bench/src/alloc.rs", code),
             ("squish-bench/src/input.rs", "// unsafe is only spoken of here\n"),
-            ("squish-eval/src/lib.rs", "#![forbid(unsafe_code)]\n"),
-            ("squish-eval/benches/ppl.rs", code),
+            ("squish-model/src/lib.rs", "#![forbid(unsafe_code)]\n"),
+            ("squish-model/benches/ppl.rs", code),
         ]);
         assert_eq!(
             check(&metadata, &tree),
             [
                 "squish-quant/src/fp8.rs:1: `unsafe` is not allowed here",
                 "squish-checkpoint/src/reader.rs:1: `unsafe` is not allowed here",
-                "squish-eval/benches/ppl.rs:1: `unsafe` is not allowed here"
+                "squish-model/benches/ppl.rs:1: `unsafe` is not allowed here"
             ]
         );
     }
 
     #[test]
-    fn a_crate_without_unsafe_says_so_in_its_lib_rs() {
-        let metadata = metadata(vec![package("squish-kv", vec![])]);
-        let faults = check(&metadata, &tree(&[("squish-kv/src/lib.rs", "mod a;\n")]));
-        assert_eq!(faults, ["squish-kv/src/lib.rs: lacks `#![forbid(unsafe_code)]`"]);
+    fn a_crate_without_unsafe_says_so_in_its_lib_rs_or_main_rs() {
+        let metadata = metadata(vec![package("squish-model", vec![]), package("xtask", vec![])]);
+        let files = [("squish-model/src/lib.rs", "mod a;\n"), ("xtask/src/main.rs", "mod a;\n")];
+        assert_eq!(
+            check(&metadata, &tree(&files)),
+            [
+                "squish-model/src/lib.rs: lacks `#![forbid(unsafe_code)]`",
+                "xtask/src/main.rs: lacks `#![forbid(unsafe_code)]`"
+            ]
+        );
     }
 }
