@@ -115,9 +115,6 @@ fn read(path: &Path, limits: &Limits) -> Result<Index, Error> {
         .map_err(Error::in_file(path))
 }
 
-/// Bytes of the longest name that file systems take; what is longer need not be looked for, or shown.
-const MAX_FILE_NAME: u64 = 255;
-
 fn parse(text: &[u8], n_read: u64, limits: &Limits) -> Result<BTreeMap<String, String>, Error> {
     limits::check("bytes of index", n_read, limits.index_bytes)?;
     let weights = json::index(text, limits)?;
