@@ -9,7 +9,6 @@
 //! |---|---|
 //! | [`encode_i8_blocks_into`], [`decode_i8_blocks_into`] | one per byte |
 //! | [`encode_i4_blocks_into`], [`decode_i4_blocks_into`] | two per byte, stored as `code + 8`: byte `j` holds element `2j` in its low and `2j + 1` in its high half |
-//! | [`min_max_blocks_into`] | the least and the greatest element of each block, of which asymmetric scales are made |
 //!
 //! All levels give the bits of [`encode_scalar`] and [`decode_scalar`]. The quotient is a division, not a product with a
 //! reciprocal, because that is how compressed-tensors and PyTorch quantize, and the two differ next to ties.
