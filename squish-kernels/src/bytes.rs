@@ -141,9 +141,9 @@ pub(crate) fn zip_words<S: Simd>(a: S::u16s, b: S::u16s) -> (S::u16s, S::u16s) {
 }
 
 /// `a` as the vector type that it is on the level of `simd`.
-#[cfg(target_arch = "x86_64")]
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 #[inline(always)]
-fn same<S, T, A, B>(simd: T, a: A) -> B
+pub(crate) fn same<S, T, A, B>(simd: T, a: A) -> B
 where
     S: Simd,
     T: Simd,

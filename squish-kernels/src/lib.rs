@@ -8,6 +8,7 @@ pub mod integer;
 mod isa;
 mod lanes;
 pub mod nibble;
+pub mod panel;
 mod pairs;
 #[doc(hidden)]
 pub mod probe;

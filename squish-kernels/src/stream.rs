@@ -79,6 +79,15 @@ pub(crate) fn prefetch(x: &[f32], ahead: usize) {
     let _ = (x, ahead);
 }
 
+/// Asks for the lines that lie `ahead` bytes behind those of `bytes`, whatever is there.
+#[inline(always)]
+pub(crate) fn prefetch_lines(bytes: &[u8], ahead: usize) {
+    #[cfg(target_arch = "x86_64")]
+    x86::prefetch_lines(bytes, ahead);
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (bytes, ahead);
+}
+
 /// Copies around the caches while it lives; dropping it makes the copies visible in order to other threads.
 #[derive(Debug)]
 pub(crate) struct Stream(());
@@ -171,6 +180,15 @@ mod x86 {
         for i in (0..x.len()).step_by(16) {
             let line = x.as_ptr().wrapping_add(i + ahead);
             // SAFETY: A prefetch reads nothing that a program can see, whatever the address; SSE is x86-64's baseline.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(line.cast()) }
+        }
+    }
+
+    #[inline(always)]
+    pub(super) fn prefetch_lines(bytes: &[u8], ahead: usize) {
+        for i in (0..bytes.len()).step_by(64) {
+            let line = bytes.as_ptr().wrapping_add(i + ahead);
+            // SAFETY: As above.
             unsafe { _mm_prefetch::<_MM_HINT_T0>(line.cast()) }
         }
     }

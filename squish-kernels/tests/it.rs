@@ -14,6 +14,8 @@ mod dot;
 mod exp;
 #[path = "it/norm.rs"]
 mod norm;
+#[path = "it/panel.rs"]
+mod panel;
 #[path = "it/reduce.rs"]
 mod reduce;
 #[path = "it/softmax.rs"]

@@ -1,0 +1,302 @@
+//! Chains of `f32` multiply-adds: the F32 mode, and the BF16 mode where there is no instruction for it.
+//!
+//! One row of inputs meets the panel's codes in the order of the bytes, each decoded in registers ([`one_row`]). More
+//! rows meet weights that were decoded into `f32` before ([`tile_into`]), two vectors of outputs at a time.
+
+use fearless_simd::{Simd, prelude::*};
+
+use half::f16;
+
+use super::layout::{Code, PANEL};
+use crate::{bytes::zip_bytes, stream::prefetch_lines};
+
+/// How far ahead of its reads a kernel that streams a panel asks for lines, in bytes: some 200 ns of a core's share of the
+/// memory's bandwidth.
+pub(crate) const AHEAD: usize = 8192;
+
+/// Codes of a panel that become `f32` in registers, two inputs of all outputs at a time.
+pub(crate) trait PairCodes {
+    /// Bytes of two inputs.
+    const PAIR_BYTES: usize;
+
+    /// The two vectors of outputs of step `i` of `n / 2`, where a panel has `n` vectors of outputs.
+    fn vectors(i: usize, n: usize) -> [usize; 2];
+
+    /// Their weights, `[vector][input]`, without scales.
+    fn decode<S: Simd>(simd: S, pair: &[u8], i: usize, n: usize) -> [[S::f32s; 2]; 2];
+}
+
+/// `f32` as it is.
+pub(crate) struct F32;
+
+impl PairCodes for F32 {
+    const PAIR_BYTES: usize = 8 * PANEL;
+
+    #[inline(always)]
+    fn vectors(i: usize, _: usize) -> [usize; 2] {
+        [2 * i, 2 * i + 1]
+    }
+
+    #[inline(always)]
+    fn decode<S: Simd>(simd: S, pair: &[u8], i: usize, n: usize) -> [[S::f32s; 2]; 2] {
+        let load = |vector: usize| {
+            S::u8s::from_slice(simd, &pair[vector * S::u8s::LEN..][..S::u8s::LEN]).bitcast()
+        };
+        [2 * i, 2 * i + 1].map(
+            #[inline(always)]
+            |vector| [load(vector), load(n + vector)],
+        )
+    }
+}
+
+/// Pairs of BF16: the upper halves of `f32`.
+pub(crate) struct Bf16;
+
+impl PairCodes for Bf16 {
+    const PAIR_BYTES: usize = 4 * PANEL;
+
+    #[inline(always)]
+    fn vectors(i: usize, _: usize) -> [usize; 2] {
+        [2 * i, 2 * i + 1]
+    }
+
+    #[inline(always)]
+    fn decode<S: Simd>(simd: S, pair: &[u8], i: usize, _: usize) -> [[S::f32s; 2]; 2] {
+        [2 * i, 2 * i + 1].map(
+            #[inline(always)]
+            |vector| {
+                let bytes = &pair[vector * S::u8s::LEN..][..S::u8s::LEN];
+                halves::<S>(S::u8s::from_slice(simd, bytes).bitcast())
+            },
+        )
+    }
+}
+
+/// The `f32` of which each lane holds the upper halves, the first in its lower half.
+#[inline(always)]
+fn halves<S: Simd>(pair: S::u32s) -> [S::f32s; 2] {
+    let upper = S::u32s::splat(pair.token(), 0xffff_0000);
+    [(pair << 16).bitcast(), (pair & upper).bitcast()]
+}
+
+/// 8-bit floats with `EXPONENT` bits of exponent: E4M3 or E5M2.
+pub(crate) struct Float8<const EXPONENT: u32>;
+
+impl<const EXPONENT: u32> PairCodes for Float8<EXPONENT> {
+    const PAIR_BYTES: usize = 2 * PANEL;
+
+    /// Of each half of the outputs, one from its first and one from its second half.
+    #[inline(always)]
+    fn vectors(i: usize, n: usize) -> [usize; 2] {
+        let quarter = n / 4;
+        let low = i / quarter * 2 * quarter + i % quarter;
+        [low, low + quarter]
+    }
+
+    /// The bits below the sign are moved to where BF16 has them, which divides by a power of two that a product restores.
+    #[inline(always)]
+    fn decode<S: Simd>(simd: S, pair: &[u8], i: usize, _: usize) -> [[S::f32s; 2]; 2] {
+        let bytes = S::u8s::from_slice(simd, &pair[i * S::u8s::LEN..][..S::u8s::LEN]);
+        let (low, high) = zip_bytes::<S>(bytes, S::u8s::splat(simd, 0));
+        let scale = f32::from_bits((254 - ((1 << (EXPONENT - 1)) - 1)) << 23);
+        let scale = S::f32s::splat(simd, scale);
+        [low, high].map(
+            #[inline(always)]
+            |codes| {
+                let codes: S::u16s = codes.bitcast();
+                let magnitude = codes & S::u16s::splat(simd, 0x7f);
+                let sign = (codes & S::u16s::splat(simd, 0x80)) << 8;
+                // E4M3 has one NaN of each sign; of E5M2 all with the largest exponent are infinite or NaN.
+                let first_special = if EXPONENT == 4 { 0x7f } else { 0x7c };
+                let is_special = magnitude.simd_ge(S::u16s::splat(simd, first_special));
+                let special = S::u16s::splat(simd, 0x7f80);
+                // BF16 has seven bits of mantissa, and with 8 bits in all there are seven between sign and end.
+                let bits = magnitude << EXPONENT;
+                let bits = is_special.select(bits | special, bits) | sign;
+                halves::<S>(bits.bitcast()).map(
+                    #[inline(always)]
+                    |x: S::f32s| x * scale,
+                )
+            },
+        )
+    }
+}
+
+/// Decodes the codes that have no [`PairCodes`], as many inputs as `out` has room for, `[inputs, outputs]`: maps that the compiler
+/// turns into vector instructions.
+#[inline(always)]
+pub(crate) fn decode_plain(
+    code: Code,
+    codes: &[u8],
+    offsets: &[u8; PANEL],
+    out: &mut [[f32; PANEL]],
+) {
+    match code {
+        Code::F16 => {
+            for (codes, out) in codes.as_chunks::<{ 2 * PANEL }>().0.iter().zip(out) {
+                for (code, out) in codes.as_chunks::<2>().0.iter().zip(out) {
+                    *out = f16::from_le_bytes(*code).to_f32();
+                }
+            }
+        }
+        Code::Int8 => {
+            for (codes, out) in codes.as_chunks::<PANEL>().0.iter().zip(out) {
+                for ((code, offset), out) in codes.iter().zip(offsets).zip(out) {
+                    *out = (i32::from(code ^ 0x80) - i32::from(*offset)) as f32;
+                }
+            }
+        }
+        Code::Int4 => {
+            nibbles(codes, out, |code, lane| (code as i32 - i32::from(offsets[lane])) as f32);
+        }
+        Code::E2M1 => nibbles(codes, out, |code, _| {
+            // The bits at the place that `f32` has them, and the difference of the biases.
+            f32::from_bits((code & 7) << 22 | (code & 8) << 28) * f32::from_bits(0x7e80_0000)
+        }),
+        Code::F32 | Code::Bf16 | Code::E4M3 | Code::E5M2 => unreachable!("these are `PairCodes`"),
+    }
+}
+
+#[inline(always)]
+fn nibbles(codes: &[u8], out: &mut [[f32; PANEL]], value: impl Fn(u32, usize) -> f32) {
+    let pairs = codes.as_chunks::<PANEL>().0.iter().zip(out.as_chunks_mut::<2>().0);
+    for (codes, [first, second]) in pairs {
+        for lane in 0..PANEL {
+            first[lane] = value(u32::from(codes[lane] & 0xf), lane);
+            second[lane] = value(u32::from(codes[lane] >> 4), lane);
+        }
+    }
+}
+
+/// In which order a chain takes the two inputs of a pair, and whether weights are scaled before.
+pub(crate) trait Chain {
+    /// The second input first, as the instruction for pairs of BF16 does.
+    const SECOND_FIRST: bool;
+    /// Weights are multiplied by their scale, and the product is rounded.
+    const SCALED: bool;
+}
+
+/// The F32 mode without scales.
+pub(crate) struct Plain;
+/// The F32 mode with scales.
+pub(crate) struct Scaled;
+/// The BF16 mode, whose sums are scaled.
+pub(crate) struct Rounded;
+
+impl Chain for Plain {
+    const SECOND_FIRST: bool = false;
+    const SCALED: bool = false;
+}
+
+impl Chain for Scaled {
+    const SECOND_FIRST: bool = false;
+    const SCALED: bool = true;
+}
+
+impl Chain for Rounded {
+    const SECOND_FIRST: bool = true;
+    const SCALED: bool = false;
+}
+
+/// Adds the products of a group's codes with a row's inputs to `sums`. `x` has the order of the steps, which is why the order
+/// of a pair is that of its inputs; `N` is the number of vectors of a panel.
+#[inline(always)]
+pub(crate) fn one_row<S: Simd, C: PairCodes, M: Chain, const N: usize>(
+    simd: S,
+    codes: &[u8],
+    scales: &[f32; PANEL],
+    x: &[f32],
+    sums: &mut [f32; PANEL],
+) {
+    let lanes = S::f32s::LEN;
+    let mut acc = [S::f32s::splat(simd, 0.0); N];
+    for (v, acc) in acc.iter_mut().enumerate() {
+        *acc = S::f32s::from_slice(simd, &sums[v * lanes..(v + 1) * lanes]);
+    }
+    for (pair, x) in codes.chunks_exact(C::PAIR_BYTES).zip(x.as_chunks::<2>().0) {
+        prefetch_lines(pair, AHEAD);
+        let (first, second) = (S::f32s::splat(simd, x[0]), S::f32s::splat(simd, x[1]));
+        for i in 0..N / 2 {
+            let vectors = C::vectors(i, N);
+            let weights = C::decode(simd, pair, i, N);
+            for (v, mut weights) in vectors.into_iter().zip(weights) {
+                if M::SCALED {
+                    let scale = S::f32s::from_slice(simd, &scales[v * lanes..(v + 1) * lanes]);
+                    weights = [weights[0] * scale, weights[1] * scale];
+                }
+                if M::SECOND_FIRST {
+                    weights = [weights[1], weights[0]];
+                }
+                acc[v] = weights[1].mul_add(second, weights[0].mul_add(first, acc[v]));
+            }
+        }
+    }
+    for (v, acc) in acc.into_iter().enumerate() {
+        acc.store_slice(&mut sums[v * lanes..(v + 1) * lanes]);
+    }
+}
+
+/// Decodes a group's codes from input `first` of it on, as many as `out` has room for, `[inputs, outputs]`.
+#[inline(always)]
+pub(crate) fn decode_into<S: Simd, C: PairCodes, M: Chain, const N: usize>(
+    simd: S,
+    codes: &[u8],
+    scales: &[f32; PANEL],
+    out: &mut [[f32; PANEL]],
+) {
+    let lanes = S::f32s::LEN;
+    for (pair, out) in codes.chunks_exact(C::PAIR_BYTES).zip(out.as_chunks_mut::<2>().0) {
+        prefetch_lines(pair, AHEAD);
+        for i in 0..N / 2 {
+            let vectors = C::vectors(i, N);
+            let weights = C::decode(simd, pair, i, N);
+            for (v, mut weights) in vectors.into_iter().zip(weights) {
+                let at = v * lanes..(v + 1) * lanes;
+                if M::SCALED {
+                    let scale = S::f32s::from_slice(simd, &scales[at.clone()]);
+                    weights = [weights[0] * scale, weights[1] * scale];
+                }
+                let (first, second) = if M::SECOND_FIRST { (1, 0) } else { (0, 1) };
+                weights[0].store_slice(&mut out[first][at.clone()]);
+                weights[1].store_slice(&mut out[second][at]);
+            }
+        }
+    }
+}
+
+/// Adds the products of `weights`, `[inputs, outputs]`, with the inputs of `ROWS` rows, `[inputs, rows]`, to their sums.
+///
+/// Two vectors of outputs at a time: with twelve rows, 24 sums, two weights and an input are in the 32 registers, and a
+/// step of 24 multiply-adds makes 14 loads. `fetch` asks for weights ahead, where they come from memory.
+#[inline(always)]
+pub(crate) fn tile_into<S: Simd, const ROWS: usize>(
+    simd: S,
+    weights: &[[f32; PANEL]],
+    fetch: bool,
+    x: &[f32],
+    sums: &mut [[f32; PANEL]; ROWS],
+) {
+    let lanes = S::f32s::LEN;
+    for column in (0..PANEL).step_by(2 * lanes) {
+        let (low, high) = (column..column + lanes, column + lanes..column + 2 * lanes);
+        let load = |x: &[f32]| S::f32s::from_slice(simd, x);
+        let mut acc = [[S::f32s::splat(simd, 0.0); 2]; ROWS];
+        for (acc, sums) in acc.iter_mut().zip(sums.iter()) {
+            *acc = [load(&sums[low.clone()]), load(&sums[high.clone()])];
+        }
+        for (weights, x) in weights.iter().zip(x.as_chunks::<ROWS>().0) {
+            if fetch && column == 0 {
+                prefetch_lines(bytemuck::cast_slice(weights), AHEAD);
+            }
+            let (a, b) = (load(&weights[low.clone()]), load(&weights[high.clone()]));
+            for (acc, &x) in acc.iter_mut().zip(x) {
+                let x = S::f32s::splat(simd, x);
+                *acc = [a.mul_add(x, acc[0]), b.mul_add(x, acc[1])];
+            }
+        }
+        for (acc, sums) in acc.into_iter().zip(sums.iter_mut()) {
+            acc[0].store_slice(&mut sums[low.clone()]);
+            acc[1].store_slice(&mut sums[high.clone()]);
+        }
+    }
+}

@@ -1,0 +1,340 @@
+//! Inputs of a product, rounded to the mode of its layout and arranged as kernels read them.
+//!
+//! Rows are taken in *tiles* of a few, so many as have their sums in registers at once. In a tile the inputs of all its
+//! rows at one step stand side by side: one `f32` each, a pair of BF16, or four INT8.
+
+use std::ops::Range;
+
+use super::layout::{Activation, BLOCK, PanelLayout};
+use crate::{Isa, SimdLevel, isa::dispatch};
+
+/// Most rows of a tile on any level.
+pub(crate) const MAX_TILE: usize = 12;
+
+/// How the rows of an input are split, and what room they need.
+#[derive(Clone, Copy, Debug)]
+pub struct InputPlan {
+    isa: Isa,
+    activation: Activation,
+    padded: usize,
+    n_rows: usize,
+    n_tiles: usize,
+}
+
+/// What a step of a tile holds for each row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Step {
+    /// An `f32`.
+    Float,
+    /// An `f32` that has been rounded to BF16, the second of each pair of inputs before the first.
+    Rounded,
+    /// Two BF16, as the instruction for pairs takes them.
+    Pair,
+    /// Four INT8.
+    Quad,
+}
+
+impl Step {
+    pub(crate) fn of(isa: Isa, activation: Activation) -> Self {
+        match activation {
+            Activation::F32 => Self::Float,
+            Activation::Bf16 if isa.has_bf16_dot() => Self::Pair,
+            Activation::Bf16 => Self::Rounded,
+            Activation::Q8 => Self::Quad,
+        }
+    }
+
+    /// Inputs of a step.
+    pub(crate) const fn n_inputs(self) -> usize {
+        match self {
+            Self::Float | Self::Rounded => 1,
+            Self::Pair => 2,
+            Self::Quad => 4,
+        }
+    }
+}
+
+/// Most rows of a tile: two vectors of sums for each fill the registers, with room for weights and inputs.
+fn most_rows(isa: Isa, step: Step) -> usize {
+    match (isa.level(), step) {
+        // Integer sums are held beside those of floats.
+        (SimdLevel::Avx512 | SimdLevel::Neon, Step::Quad) => 6,
+        (SimdLevel::Avx512 | SimdLevel::Neon, _) => MAX_TILE,
+        (_, Step::Quad) | (SimdLevel::Scalar, _) => 4,
+        _ => 6,
+    }
+}
+
+impl InputPlan {
+    /// For `n_rows` rows into panels of `layout` on `isa`.
+    #[must_use]
+    pub fn new(isa: Isa, layout: &PanelLayout, n_rows: usize) -> Self {
+        let (activation, padded) = (layout.activation(), layout.padded_inputs());
+        let n_tiles = n_rows.div_ceil(most_rows(isa, Step::of(isa, activation)));
+        Self { isa, activation, padded, n_rows, n_tiles }
+    }
+
+    /// Number of rows.
+    #[must_use]
+    pub const fn n_rows(&self) -> usize {
+        self.n_rows
+    }
+
+    /// Number of tiles.
+    #[must_use]
+    pub const fn n_tiles(&self) -> usize {
+        self.n_tiles
+    }
+
+    /// Rows of a tile: as many as of any other, or one fewer.
+    #[must_use]
+    pub fn tile(&self, idx: usize) -> Range<usize> {
+        let start = |idx| idx * self.n_rows / self.n_tiles;
+        start(idx)..start(idx + 1)
+    }
+
+    pub(crate) fn step(&self) -> Step {
+        Step::of(self.isa, self.activation)
+    }
+
+    pub(crate) const fn isa(&self) -> Isa {
+        self.isa
+    }
+
+    /// Length of [`Inputs::words`] per row.
+    #[must_use]
+    pub fn words_per_row(&self) -> usize {
+        self.padded / self.step().n_inputs()
+    }
+
+    /// Length of [`Inputs::scales`] and [`Inputs::sums`] per row.
+    #[must_use]
+    pub fn blocks_per_row(&self) -> usize {
+        if self.step() == Step::Quad { self.padded / BLOCK } else { 0 }
+    }
+
+    /// Rounds and arranges a tile, whose rows are `row(0)`, `row(1)` and so on, with `n_inputs` numbers each, into the tile's part of each buffer.
+    ///
+    /// # Panics
+    ///
+    /// If a buffer is not as long as the plan says, or a row longer than the layout's.
+    pub fn prepare_tile<'x>(
+        &self,
+        idx: usize,
+        row: impl Fn(usize) -> &'x [f32],
+        words: &mut [u32],
+        scales: &mut [f32],
+        sums: &mut [i32],
+    ) {
+        let n_rows = self.tile(idx).len();
+        assert_eq!(words.len(), n_rows * self.words_per_row(), "prepare_tile: words");
+        assert_eq!(scales.len(), n_rows * self.blocks_per_row(), "prepare_tile: scales");
+        assert_eq!(sums.len(), scales.len(), "prepare_tile: sums");
+        for i in 0..n_rows {
+            let x = row(i);
+            assert!(x.len() <= self.padded, "prepare_tile: {} inputs", x.len());
+            let step = self.step();
+            let to = Strided { words, scales, sums, n_rows, row: i };
+            dispatch!(self.isa.token(), _simd => prepare_row(step, x, to));
+        }
+    }
+}
+
+/// Prepared rows.
+#[derive(Clone, Copy, Debug)]
+pub struct Inputs<'a> {
+    /// How they are split.
+    pub plan: &'a InputPlan,
+    /// Tile after tile, `[steps, rows of the tile]`.
+    pub words: &'a [u32],
+    /// Tile after tile, `[blocks, rows of the tile]`.
+    pub scales: &'a [f32],
+    /// Sums of the codes of a block, likewise.
+    pub sums: &'a [i32],
+}
+
+impl<'a> Inputs<'a> {
+    /// A tile from `first` on: its words, scales and sums, for `n` inputs. Both are multiples of [`BLOCK`].
+    pub(crate) fn tile(&self, idx: usize, first: usize, n: usize) -> Tile<'a> {
+        let rows = self.plan.tile(idx);
+        let per_step = self.plan.step().n_inputs();
+        let part = |per_row: usize, first: usize, n: usize| {
+            let start = rows.start * per_row + first * rows.len();
+            start..start + n * rows.len()
+        };
+        let words = part(self.plan.words_per_row(), first / per_step, n / per_step);
+        let blocks = match self.plan.step() {
+            Step::Quad => part(self.plan.blocks_per_row(), first / BLOCK, n / BLOCK),
+            Step::Float | Step::Rounded | Step::Pair => 0..0,
+        };
+        Tile {
+            n_rows: rows.len(),
+            words: &self.words[words],
+            scales: &self.scales[blocks.clone()],
+            sums: &self.sums[blocks],
+        }
+    }
+}
+
+/// Some inputs of the rows of a tile.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Tile<'a> {
+    pub(crate) n_rows: usize,
+    /// `[steps, n_rows]`
+    pub(crate) words: &'a [u32],
+    /// `[blocks, n_rows]`
+    pub(crate) scales: &'a [f32],
+    /// `[blocks, n_rows]`
+    pub(crate) sums: &'a [i32],
+}
+
+/// The places of one row in the buffers of a tile.
+struct Strided<'a> {
+    words: &'a mut [u32],
+    scales: &'a mut [f32],
+    sums: &'a mut [i32],
+    n_rows: usize,
+    row: usize,
+}
+
+#[inline(always)]
+fn prepare_row(step: Step, x: &[f32], to: Strided<'_>) {
+    let Strided { words, scales, sums, n_rows, row } = to;
+    let steps_per_block = BLOCK / step.n_inputs();
+    let blocks = words.chunks_exact_mut(steps_per_block * n_rows);
+    for (i, words) in blocks.enumerate() {
+        let mut padded = [0.0; BLOCK];
+        let x: &[f32; BLOCK] = if let Some(x) = x.get(i * BLOCK..).and_then(<[f32]>::first_chunk) {
+            x
+        } else {
+            let rest = x.get(i * BLOCK..).unwrap_or_default();
+            padded[..rest.len()].copy_from_slice(rest);
+            &padded
+        };
+        match step {
+            Step::Float => scatter(&x.map(f32::to_bits), words, n_rows, row),
+            Step::Rounded => {
+                // A BF16 is the upper half of an `f32`.
+                let bits: [u32; BLOCK] = std::array::from_fn(|k| bf16_bits(x[k ^ 1]) << 16);
+                scatter(&bits, words, n_rows, row);
+            }
+            Step::Pair => {
+                let pairs: [u32; BLOCK / 2] =
+                    std::array::from_fn(|i| bf16_bits(x[2 * i]) | bf16_bits(x[2 * i + 1]) << 16);
+                scatter(&pairs, words, n_rows, row);
+            }
+            Step::Quad => {
+                let (codes, scale) = quantize_block(x);
+                let quads: [u32; BLOCK / 4] = std::array::from_fn(|i| {
+                    u32::from_le_bytes([0, 1, 2, 3].map(|k| codes[4 * i + k] as u8))
+                });
+                scatter(&quads, words, n_rows, row);
+                scales[i * n_rows + row] = scale;
+                sums[i * n_rows + row] = codes.iter().map(|&code| i32::from(code)).sum();
+            }
+        }
+    }
+}
+
+#[inline(always)]
+fn scatter(values: &[u32], words: &mut [u32], n_rows: usize, row: usize) {
+    if n_rows == 1 {
+        return words.copy_from_slice(values);
+    }
+    for (value, words) in values.iter().zip(words.chunks_exact_mut(n_rows)) {
+        words[row] = *value;
+    }
+}
+
+/// The nearest BF16, ties to even, as [`half::bf16::from_f32`], in a form that becomes vector instructions.
+#[inline(always)]
+fn bf16_bits(x: f32) -> u32 {
+    let bits = x.to_bits();
+    let rounded = bits.wrapping_add(0x7fff + (bits >> 16 & 1)) >> 16;
+    if x.is_nan() { bits >> 16 | 0x40 } else { rounded }
+}
+
+/// A block as INT8 and a scale: `amax / 127`, and the nearest integers to `x · (1 / scale)`, ties to even.
+///
+/// A scale below the normal range is zero, with codes of zero. With an input that is not finite the scale is NaN.
+#[inline(always)]
+pub(crate) fn quantize_block(x: &[f32; BLOCK]) -> ([i8; BLOCK], f32) {
+    // Magnitudes of floats are ordered as their bits, infinities and NaN last.
+    let amax = x.iter().fold(0, |amax, x| amax.max(x.to_bits() & 0x7fff_ffff));
+    let amax = f32::from_bits(amax);
+    let scale = amax / 127.0;
+    if !scale.is_normal() {
+        return ([0; BLOCK], if amax.is_finite() { 0.0 } else { f32::NAN });
+    }
+    let inverse = 1.0 / scale;
+    // The sum with 1.5 · 2^23 has the rounded integer in its lowest bits.
+    (x.map(|x| (x * inverse + 12_582_912.0).to_bits() as i8), scale)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use half::bf16;
+
+    #[test]
+    fn rounding_to_bf16_is_that_of_half() {
+        let edges = (0..=u16::MAX).flat_map(|high| {
+            [0, 1, 0x7fff, 0x8000, 0x8001, 0xffff].map(|low| u32::from(high) << 16 | low)
+        });
+        for bits in edges {
+            let x = f32::from_bits(bits);
+            assert_eq!(bf16_bits(x), u32::from(bf16::from_f32(x).to_bits()), "{bits:#x}");
+        }
+    }
+
+    #[test]
+    fn codes_of_a_block_are_the_nearest_and_reach_127() {
+        let mut x = [0.0; BLOCK];
+        for (i, x) in x.iter_mut().enumerate() {
+            *x = (i as f32 - 15.5) * 0.37;
+        }
+        let (codes, scale) = quantize_block(&x);
+        assert_eq!(scale, 15.5 * 0.37 / 127.0);
+        assert!(codes.iter().any(|code| code.abs() == 127));
+        for (code, x) in codes.iter().zip(x) {
+            assert!((f32::from(*code) - x / scale).abs() <= 0.5001, "{code} {x}");
+        }
+        // 127 / 2 is a tie.
+        let mut tie = [0.0; BLOCK];
+        (tie[0], tie[1], tie[2]) = (127.0, 0.5, 1.5);
+        assert_eq!(quantize_block(&tie).0[..3], [127, 0, 2]);
+    }
+
+    #[test]
+    fn blocks_without_a_scale_are_zero_or_nan() {
+        assert_eq!(quantize_block(&[0.0; BLOCK]), ([0; BLOCK], 0.0));
+        assert_eq!(quantize_block(&[1e-39; BLOCK]), ([0; BLOCK], 0.0));
+        for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            let mut x = [1.0; BLOCK];
+            x[7] = bad;
+            assert!(quantize_block(&x).1.is_nan());
+        }
+    }
+
+    #[test]
+    fn tiles_cover_the_rows_and_differ_by_one_at_most() {
+        let layout = PanelLayout::new(
+            super::super::layout::Code::F32,
+            Activation::F32,
+            super::super::layout::PanelScale::Absent,
+            64,
+            64,
+        )
+        .expect("a layout");
+        for isa in Isa::available() {
+            for n_rows in 0..200 {
+                let plan = InputPlan::new(isa, &layout, n_rows);
+                let lens: Vec<usize> = (0..plan.n_tiles()).map(|i| plan.tile(i).len()).collect();
+                assert_eq!(lens.iter().sum::<usize>(), n_rows);
+                let (least, most) = (lens.iter().min(), lens.iter().max());
+                assert!(most.copied() <= least.map(|n| n + 1), "{lens:?}");
+                assert!(most.is_none_or(|&n| n <= MAX_TILE));
+            }
+        }
+    }
+}

@@ -1,0 +1,461 @@
+//! The Q8 mode: integer products of blocks, scaled into chains of `f32`.
+//!
+//! Four inputs of an output stand in a 32-bit lane. One instruction (VNNI, NEON's dot product), or a few, multiply them
+//! with four inputs of a row and add all to the lane's sum. The sum over a block is exact in whatever order. On x86-64
+//! the instructions take one factor without a sign, so codes have a bias there, whose part of the sum is
+//! `bias · sum(inputs)`, or `(bias + zero point) · sum(inputs)`; it is what a sum starts from.
+
+use fearless_simd::{Level, Simd, prelude::*};
+
+use super::{
+    float::AHEAD,
+    inputs::Tile,
+    layout::{BLOCK, Code, PANEL, PanelLayout, PanelScale},
+};
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+use crate::bytes::same;
+use crate::stream::prefetch_lines;
+
+/// Four inputs of all outputs.
+pub(crate) type Quads = [u32; PANEL];
+
+/// Steps of four inputs in a block.
+pub(crate) const QUADS: usize = BLOCK / 4;
+
+/// What the integer products of a level are made of.
+pub(crate) trait Dot {
+    /// Whether `sum + Σ w · x` is one instruction for four unsigned `w` and signed `x`, at the level of AVX2.
+    const VNNI: bool;
+}
+
+/// What the level has of its own.
+pub(crate) struct Baseline;
+/// AVX-VNNI besides.
+pub(crate) struct Vnni;
+
+impl Dot for Baseline {
+    const VNNI: bool = false;
+}
+
+impl Dot for Vnni {
+    const VNNI: bool = true;
+}
+
+/// Whether weights have their bias when they are multiplied.
+#[inline(always)]
+fn biased<S: Simd>(simd: S) -> bool {
+    match simd.level() {
+        #[cfg(target_arch = "aarch64")]
+        Level::Neon(_) => false,
+        _ => true,
+    }
+}
+
+/// What a code becomes: twice the value of E2M1, or its own, with the bias of the level.
+#[derive(Clone, Copy)]
+pub(crate) struct Table<S: Simd> {
+    bytes: S::u8s,
+}
+
+impl<S: Simd> Table<S> {
+    #[inline(always)]
+    fn new(simd: S, code: Code) -> Self {
+        const E2M1: [i8; 16] = [0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12];
+        let mut bytes = [0; 64];
+        let bias = if biased(simd) { code.bias() } else { 0 };
+        for (i, byte) in bytes.iter_mut().enumerate() {
+            let value = if code == Code::E2M1 { E2M1[i % 16] } else { (i % 16) as i8 - 8 };
+            *byte = (value as u8).wrapping_add(bias);
+        }
+        Self { bytes: S::u8s::from_slice(simd, &bytes[..S::u8s::LEN]) }
+    }
+
+    /// Of the lower and the upper halves of bytes.
+    #[inline(always)]
+    fn halves(self, codes: S::u8s) -> [S::u8s; 2] {
+        let later = (codes.bitcast::<S::u16s>() >> 4).bitcast::<S::u8s>();
+        [self.look_up(codes), self.look_up(later)]
+    }
+
+    /// Of the lower halves of bytes, whatever stands in the upper ones.
+    #[inline(always)]
+    fn look_up(self, codes: S::u8s) -> S::u8s {
+        let simd = codes.token();
+        match simd.level() {
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx512(token) => {
+                same(simd, x86::look_up(token, same(token, self.bytes), same(token, codes)))
+            }
+            _ => self.bytes.swizzle_dyn_within_blocks(codes & S::u8s::splat(simd, 0xf)),
+        }
+    }
+}
+
+/// `sum + Σ w · x` over the four bytes of each lane, with `w` as [`biased`] says and signed `x`.
+#[inline(always)]
+fn dot<S: Simd, D: Dot, C: ByteCodes>(sum: S::i32s, w: S::u8s, x: S::u8s) -> S::i32s {
+    let simd = sum.token();
+    match simd.level() {
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx512(token) => {
+            same(simd, x86::dot_512(token, same(token, sum), same(token, w), same(token, x)))
+        }
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx2(token) => {
+            let (sum, w, x) = (same(token, sum), same(token, w), same(token, x));
+            let sum = if D::VNNI {
+                x86::dot_vnni(token, sum, w, x)
+            } else if C::BYTES {
+                x86::dot_bytes_256(token, sum, w, x)
+            } else {
+                x86::dot_256(token, sum, w, x)
+            };
+            same(simd, sum)
+        }
+        #[cfg(target_arch = "aarch64")]
+        Level::Neon(token) => {
+            let (sum, w, x) = (same(token, sum), same(token, w), same(token, x));
+            same(simd, if D::VNNI { neon::dot_native(token, sum, w, x) } else { neon::dot(token, sum, w, x) })
+        }
+        _ => {
+            let mut out = sum;
+            let lanes = w.as_slice().as_chunks::<4>().0.iter().zip(x.as_slice().as_chunks::<4>().0);
+            for (out, (w, x)) in out.as_mut_slice().iter_mut().zip(lanes) {
+                *out += (0..4).map(|i| i32::from(w[i]) * i32::from(x[i] as i8)).sum::<i32>();
+            }
+            out
+        }
+    }
+}
+
+/// Codes of a panel that kernels multiply as bytes.
+pub(crate) trait ByteCodes {
+    /// Which ones.
+    const CODE: Code;
+    /// Whether a byte may exceed 24.
+    const BYTES: bool;
+    /// Bytes of a block of all outputs.
+    const BLOCK_BYTES: usize;
+
+    /// The bytes of a vector of outputs for each step of a block.
+    fn decode<S: Simd>(simd: S, table: Table<S>, block: &[u8], vector: usize) -> [S::u8s; QUADS];
+}
+
+/// E2M1 and INT4.
+pub(crate) struct Nibbles<const E2M1: bool>;
+
+impl<const E2M1: bool> ByteCodes for Nibbles<E2M1> {
+    const CODE: Code = if E2M1 { Code::E2M1 } else { Code::Int4 };
+    const BYTES: bool = false;
+    const BLOCK_BYTES: usize = BLOCK / 2 * PANEL;
+
+    #[inline(always)]
+    fn decode<S: Simd>(
+        simd: S,
+        table: Table<S>,
+        block: &[u8],
+        vector: usize,
+    ) -> [S::u8s; QUADS] {
+        let mut out = [S::u8s::splat(simd, 0); QUADS];
+        let octets = block.as_chunks::<{ 4 * PANEL }>().0;
+        for (octet, out) in octets.iter().zip(out.as_chunks_mut::<2>().0) {
+            let codes = &octet[vector * S::u8s::LEN..(vector + 1) * S::u8s::LEN];
+            *out = table.halves(S::u8s::from_slice(simd, codes));
+        }
+        out
+    }
+}
+
+/// INT8.
+pub(crate) struct Int8;
+
+impl ByteCodes for Int8 {
+    const CODE: Code = Code::Int8;
+    const BYTES: bool = true;
+    const BLOCK_BYTES: usize = BLOCK * PANEL;
+
+    #[inline(always)]
+    fn decode<S: Simd>(
+        simd: S,
+        _: Table<S>,
+        block: &[u8],
+        vector: usize,
+    ) -> [S::u8s; QUADS] {
+        let mut out = [S::u8s::splat(simd, 0); QUADS];
+        // The upper bit is the bias.
+        let bias = S::u8s::splat(simd, if biased(simd) { 0x80 } else { 0 });
+        let quads = block.as_chunks::<{ 4 * PANEL }>().0;
+        for (quad, out) in quads.iter().zip(&mut out) {
+            let codes = &quad[vector * S::u8s::LEN..(vector + 1) * S::u8s::LEN];
+            *out = S::u8s::from_slice(simd, codes) ^ bias;
+        }
+        out
+    }
+}
+
+/// What sums of a block start from: for each output, what its bias and zero point add, taken off.
+#[inline(always)]
+pub(crate) fn start_offsets<S: Simd>(simd: S, code: Code, offsets: &[u8; PANEL]) -> [i32; PANEL] {
+    // Offsets include the bias; where weights have none, it is taken off again.
+    let bias = if biased(simd) { 0 } else { i32::from(code.bias()) };
+    offsets.map(|offset| bias - i32::from(offset))
+}
+
+/// Adds the products of a panel's codes with a row to `sums`. `N` is the number of vectors of a panel.
+#[inline(always)]
+pub(crate) fn one_row<S: Simd, D: Dot, C: ByteCodes, const N: usize>(
+    simd: S,
+    layout: &PanelLayout,
+    panel: &[u8],
+    x: Tile<'_>,
+    sums: &mut [f32; PANEL],
+) {
+    let lanes = S::f32s::LEN;
+    let table = Table::new(simd, C::CODE);
+    let zero_points = layout.scale() == PanelScale::F32Zero;
+    let mut acc = [S::f32s::splat(simd, 0.0); N];
+    let mut blocks = x.words.as_chunks::<QUADS>().0.iter().zip(x.scales.iter().zip(x.sums));
+    for group in layout.groups(panel) {
+        let scales = group.scales(layout);
+        let offsets = start_offsets(simd, C::CODE, &group.offsets(layout));
+        for (block, (quads, (&x_scale, &x_sum))) in
+            group.codes.chunks_exact(C::BLOCK_BYTES).zip(&mut blocks)
+        {
+            prefetch_lines(block, AHEAD);
+            let x_scale = S::f32s::splat(simd, x_scale * C::CODE.unit());
+            let quads = quads.map(
+                #[inline(always)]
+                |quad| S::u32s::splat(simd, quad).bitcast::<S::u8s>(),
+            );
+            let start = S::i32s::splat(simd, x_sum * offsets[0]);
+            for (v, acc) in acc.iter_mut().enumerate() {
+                let at = v * lanes..(v + 1) * lanes;
+                let mut sum = start;
+                if zero_points {
+                    let offsets = S::i32s::from_slice(simd, &offsets[at.clone()]);
+                    sum = offsets * S::i32s::splat(simd, x_sum);
+                }
+                for (w, x) in C::decode(simd, table, block, v).into_iter().zip(quads) {
+                    sum = dot::<S, D, C>(sum, w, x);
+                }
+                let scale = S::f32s::from_slice(simd, &scales[at]) * x_scale;
+                *acc = sum.to_float::<S::f32s>().mul_add(scale, *acc);
+            }
+        }
+    }
+    for (v, acc) in acc.into_iter().enumerate() {
+        acc.store_slice(&mut sums[v * lanes..(v + 1) * lanes]);
+    }
+}
+
+/// Decodes a block, `[steps, outputs]`.
+#[inline(always)]
+pub(crate) fn decode_block<S: Simd, C: ByteCodes>(
+    simd: S,
+    block: &[u8],
+    out: &mut [Quads; QUADS],
+) {
+    let table = Table::new(simd, C::CODE);
+    prefetch_lines(block, AHEAD);
+    for v in 0..PANEL / S::f32s::LEN {
+        let at = v * S::f32s::LEN..(v + 1) * S::f32s::LEN;
+        for (bytes, out) in C::decode(simd, table, block, v).into_iter().zip(&mut *out) {
+            bytes.bitcast::<S::u32s>().store_slice(&mut out[at.clone()]);
+        }
+    }
+}
+
+/// Decoded blocks.
+#[derive(Clone, Copy)]
+pub(crate) struct Blocks<'a> {
+    pub(crate) weights: &'a [[Quads; QUADS]],
+    pub(crate) scales: &'a [[f32; PANEL]],
+    /// See [`start_offsets`].
+    pub(crate) offsets: &'a [[i32; PANEL]],
+    /// Whether the offsets of outputs differ.
+    pub(crate) zero_points: bool,
+}
+
+/// Adds the products of decoded blocks with a tile to its sums.
+///
+/// As with floats, two vectors of outputs at a time: six rows have 12 integer sums and 12 of floats in registers.
+#[inline(always)]
+pub(crate) fn tile_into<S: Simd, D: Dot, C: ByteCodes, const ROWS: usize>(
+    simd: S,
+    blocks: Blocks<'_>,
+    x: Tile<'_>,
+    sums: &mut [[f32; PANEL]; ROWS],
+) {
+    let lanes = S::f32s::LEN;
+    for column in (0..PANEL).step_by(2 * lanes) {
+        let (low, high) = (column..column + lanes, column + lanes..column + 2 * lanes);
+        let load = |x: &[f32]| S::f32s::from_slice(simd, x);
+        let mut acc = [[S::f32s::splat(simd, 0.0); 2]; ROWS];
+        for (acc, sums) in acc.iter_mut().zip(sums.iter()) {
+            *acc = [load(&sums[low.clone()]), load(&sums[high.clone()])];
+        }
+        let of_blocks = blocks.weights.iter().zip(blocks.scales.iter().zip(blocks.offsets));
+        let x_scales = x.scales.as_chunks::<ROWS>().0.iter().zip(x.sums.as_chunks::<ROWS>().0);
+        let x = x.words.as_chunks::<ROWS>().0.as_chunks::<QUADS>().0.iter().zip(x_scales);
+        for ((weights, (scales, offsets)), (x, (x_scales, x_sums))) in of_blocks.zip(x) {
+            let mut dots = [[S::i32s::splat(simd, 0); 2]; ROWS];
+            for (dots, &x_sum) in dots.iter_mut().zip(x_sums) {
+                if blocks.zero_points {
+                    let x_sum = S::i32s::splat(simd, x_sum);
+                    *dots = [low.clone(), high.clone()].map(
+                        #[inline(always)]
+                        |at| S::i32s::from_slice(simd, &offsets[at]) * x_sum,
+                    );
+                } else {
+                    *dots = [S::i32s::splat(simd, x_sum * offsets[0]); 2];
+                }
+            }
+            for (weights, x) in weights.iter().zip(x) {
+                let load = |w: &[u32]| S::u32s::from_slice(simd, w).bitcast::<S::u8s>();
+                let (a, b) = (load(&weights[low.clone()]), load(&weights[high.clone()]));
+                for (dots, &x) in dots.iter_mut().zip(x) {
+                    let x = S::u32s::splat(simd, x).bitcast::<S::u8s>();
+                    *dots = [dot::<S, D, C>(dots[0], a, x), dot::<S, D, C>(dots[1], b, x)];
+                }
+            }
+            let scales = [load(&scales[low.clone()]), load(&scales[high.clone()])];
+            for ((acc, dots), &x_scale) in acc.iter_mut().zip(dots).zip(x_scales) {
+                let x_scale = S::f32s::splat(simd, x_scale * C::CODE.unit());
+                *acc = [
+                    dots[0].to_float::<S::f32s>().mul_add(scales[0] * x_scale, acc[0]),
+                    dots[1].to_float::<S::f32s>().mul_add(scales[1] * x_scale, acc[1]),
+                ];
+            }
+        }
+        for (acc, sums) in acc.into_iter().zip(sums.iter_mut()) {
+            acc[0].store_slice(&mut sums[low.clone()]);
+            acc[1].store_slice(&mut sums[high.clone()]);
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use core::arch::x86_64::*;
+
+    use fearless_simd::{Avx2, Avx512, i32x8, i32x16, kernel, prelude::*, u8x32, u8x64};
+
+    kernel!(
+        /// The index is the lower six bits, and the table of 16 stands in all quarters: what is above the lower four does not
+        /// matter.
+        #[inline(always)]
+        pub(super) fn look_up(
+            token: Avx512,
+            table: u8x64<Avx512>,
+            codes: u8x64<Avx512>,
+        ) -> u8x64<Avx512> {
+            _mm512_permutexvar_epi8(codes.into(), table.into()).simd_into(token)
+        }
+    );
+
+    kernel!(
+        #[inline(always)]
+        pub(super) fn dot_512(
+            token: Avx512,
+            sum: i32x16<Avx512>,
+            w: u8x64<Avx512>,
+            x: u8x64<Avx512>,
+        ) -> i32x16<Avx512> {
+            _mm512_dpbusd_epi32(sum.into(), w.into(), x.into()).simd_into(token)
+        }
+    );
+
+    kernel!(
+        /// For `w` up to 128: a sum of two products does not saturate.
+        #[inline(always)]
+        pub(super) fn dot_256(
+            token: Avx2,
+            sum: i32x8<Avx2>,
+            w: u8x32<Avx2>,
+            x: u8x32<Avx2>,
+        ) -> i32x8<Avx2> {
+            let pairs = _mm256_maddubs_epi16(w.into(), x.into());
+            let quads = _mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
+            _mm256_add_epi32(sum.into(), quads).simd_into(token)
+        }
+    );
+
+    kernel!(
+        /// For any `w`: even and odd bytes apart, as 16-bit integers.
+        #[inline(always)]
+        pub(super) fn dot_bytes_256(
+            token: Avx2,
+            sum: i32x8<Avx2>,
+            w: u8x32<Avx2>,
+            x: u8x32<Avx2>,
+        ) -> i32x8<Avx2> {
+            let (w, x): (__m256i, __m256i) = (w.into(), x.into());
+            let even = _mm256_madd_epi16(
+                _mm256_and_si256(w, _mm256_set1_epi16(0xff)),
+                _mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(x)),
+            );
+            let odd = _mm256_madd_epi16(_mm256_srli_epi16::<8>(w), _mm256_srai_epi16::<8>(x));
+            _mm256_add_epi32(sum.into(), _mm256_add_epi32(even, odd)).simd_into(token)
+        }
+    );
+
+    /// The instruction of AVX-VNNI, which the level does not include: for [`Vnni`](super::Vnni) kernels alone.
+    #[inline(always)]
+    pub(super) fn dot_vnni(
+        token: Avx2,
+        sum: i32x8<Avx2>,
+        w: u8x32<Avx2>,
+        x: u8x32<Avx2>,
+    ) -> i32x8<Avx2> {
+        // SAFETY: kernels over `Vnni` are entered where `Isa::has_vnni` was found true, from functions that have the feature.
+        unsafe { _mm256_dpbusd_avx_epi32(sum.into(), w.into(), x.into()) }.simd_into(token)
+    }
+}
+
+#[cfg(target_arch = "aarch64")]
+mod neon {
+    use core::arch::{aarch64::*, asm};
+
+    use fearless_simd::{Neon, i32x4, kernel, prelude::*, u8x16};
+
+    kernel!(
+        /// Products as 16-bit integers, which two of them do not overflow as a sum of pairs in 32 bits.
+        #[inline(always)]
+        pub(super) fn dot(
+            token: Neon,
+            sum: i32x4<Neon>,
+            w: u8x16<Neon>,
+            x: u8x16<Neon>,
+        ) -> i32x4<Neon> {
+            let (w, x) = (vreinterpretq_s8_u8(w.into()), vreinterpretq_s8_u8(x.into()));
+            let low = vpaddlq_s16(vmull_s8(vget_low_s8(w), vget_low_s8(x)));
+            let high = vpaddlq_s16(vmull_high_s8(w, x));
+            vaddq_s32(sum.into(), vpaddq_s32(low, high)).simd_into(token)
+        }
+    );
+
+    /// `sdot`, written out because its intrinsic is not stable at our minimum Rust version. For [`Vnni`](super::Vnni) kernels
+    /// alone.
+    #[inline(always)]
+    pub(super) fn dot_native(
+        token: Neon,
+        sum: i32x4<Neon>,
+        w: u8x16<Neon>,
+        x: u8x16<Neon>,
+    ) -> i32x4<Neon> {
+        let (mut sum, w, x): (int32x4_t, uint8x16_t, uint8x16_t) = (sum.into(), w.into(), x.into());
+        // SAFETY: the block reads and writes the registers that it names. Kernels over `Vnni` are entered where
+        // `Isa::has_dotprod` was found true.
+        unsafe {
+            asm!(
+                ".arch_extension dotprod",
+                "sdot {sum:v}.4s, {w:v}.16b, {x:v}.16b",
+                sum = inout(vreg) sum,
+                w = in(vreg) w,
+                x = in(vreg) x,
+                options(pure, nomem, nostack, preserves_flags),
+            );
+        }
+        sum.simd_into(token)
+    }
+}

@@ -1,0 +1,285 @@
+use squish_bench::{Aligned, input::Rng};
+use squish_kernels::{
+    Isa,
+    element::E8M0,
+    panel::{
+        Activation, BLOCK, Code, InputPlan, Inputs, Output, PANEL, PanelLayout, PanelScale,
+        PanelSource, ProductScratch, pack_panel, product_into,
+    },
+};
+
+/// Random codes, scales and zero points.
+struct Weights {
+    layout: PanelLayout,
+    n_outputs: usize,
+    codes: Vec<u8>,
+    scale_bits: Vec<u32>,
+    zero_points: Vec<i8>,
+}
+
+impl Weights {
+    fn new(layout: PanelLayout, n_outputs: usize, seed: u64) -> Self {
+        let mut rng = Rng::new(seed);
+        let n = n_outputs * layout.n_inputs();
+        let codes = (0..n)
+            .flat_map(|_| {
+                let x = rng.normal();
+                match layout.code() {
+                    Code::F32 => x.to_le_bytes().to_vec(),
+                    Code::Bf16 => half::bf16::from_f32(x).to_le_bytes().to_vec(),
+                    Code::F16 => half::f16::from_f32(x).to_le_bytes().to_vec(),
+                    // All codes but those that are not finite.
+                    Code::E4M3 => vec![(rng.below(127) + 128 * rng.below(2)) as u8],
+                    Code::E5M2 => vec![(rng.below(124) + 128 * rng.below(2)) as u8],
+                    Code::Int8 => vec![rng.below(256) as u8],
+                    _ => vec![rng.below(16) as u8],
+                }
+            })
+            .collect();
+        let n_scales = n_outputs * layout.n_groups();
+        let scale_bits = (0..n_scales)
+            .map(|_| match layout.scale() {
+                PanelScale::E8M0 => 120 + rng.below(12) as u32,
+                _ => (rng.uniform() + 0.01).to_bits(),
+            })
+            .collect();
+        let most = if layout.code() == Code::Int4 { 8 } else { 128 };
+        let zero_points = (0..n_scales).map(|_| (rng.below(2 * most) as i64 - most as i64) as i8);
+        Self { layout, n_outputs, codes, scale_bits, zero_points: zero_points.collect() }
+    }
+
+    fn panel(&self) -> Aligned<u8> {
+        // What is there already must not matter.
+        let mut panel = Aligned::from_fn(self.layout.panel_bytes(), |_| 0xa5);
+        pack_panel(&self.layout, self, 0, self.n_outputs, &mut panel);
+        panel
+    }
+
+    /// The product by the definition.
+    fn product(&self, isa: Isa, output: usize, x: &[f32]) -> f32 {
+        let Self { layout, .. } = self;
+        let groups = output * layout.n_groups()..(output + 1) * layout.n_groups();
+        let scales: Vec<f32> = self.scale_bits[groups.clone()]
+            .iter()
+            .map(|&bits| match layout.scale() {
+                PanelScale::E8M0 => E8M0::from_bits(bits as u8).to_f32(),
+                _ => f32::from_bits(bits),
+            })
+            .collect();
+        let row = layout.n_inputs() * layout.code().n_bytes();
+        Output {
+            code: layout.code(),
+            activation: layout.activation(),
+            codes: &self.codes[output * row..(output + 1) * row],
+            group: layout.group(),
+            scales: (layout.scale() != PanelScale::Absent).then_some(&scales),
+            zero_points: (layout.scale() == PanelScale::F32Zero).then_some(&self.zero_points[groups]),
+        }
+        .product(isa, x)
+    }
+}
+
+impl PanelSource for Weights {
+    fn codes_into(&self, output: usize, first: usize, codes: &mut [u8]) {
+        let start = (output * self.layout.n_inputs() + first) * self.layout.code().n_bytes();
+        codes.copy_from_slice(&self.codes[start..start + codes.len()]);
+    }
+
+    fn scale_bits(&self, output: usize, group: usize) -> u32 {
+        self.scale_bits[output * self.layout.n_groups() + group]
+    }
+
+    fn zero_point(&self, output: usize, group: usize) -> i8 {
+        self.zero_points[output * self.layout.n_groups() + group]
+    }
+}
+
+/// Products of `n_rows` rows, `[rows, PANEL]`.
+fn products(
+    isa: Isa,
+    layout: &PanelLayout,
+    panel: &[u8],
+    x: &[f32],
+    n_rows: usize,
+) -> Vec<[f32; PANEL]> {
+    let plan = InputPlan::new(isa, layout, n_rows);
+    let mut words = vec![0; n_rows * plan.words_per_row()];
+    let mut scales = vec![0.0; n_rows * plan.blocks_per_row()];
+    let mut sums = vec![0; scales.len()];
+    let n = layout.n_inputs();
+    for idx in 0..plan.n_tiles() {
+        let rows = plan.tile(idx);
+        let part = |per_row: usize| rows.start * per_row..rows.end * per_row;
+        plan.prepare_tile(
+            idx,
+            |i| &x[(rows.start + i) * n..(rows.start + i + 1) * n],
+            &mut words[part(plan.words_per_row())],
+            &mut scales[part(plan.blocks_per_row())],
+            &mut sums[part(plan.blocks_per_row())],
+        );
+    }
+    let inputs = Inputs { plan: &plan, words: &words, scales: &scales, sums: &sums };
+    let mut out = vec![[f32::NAN; PANEL]; n_rows];
+    product_into(layout, panel, &inputs, &mut ProductScratch::new(), &mut out);
+    out
+}
+
+/// Every layout that has kernels.
+fn layouts(n_inputs: usize, group: usize) -> impl Iterator<Item = PanelLayout> {
+    Code::ALL.into_iter().flat_map(move |code| {
+        Activation::ALL.into_iter().flat_map(move |activation| {
+            let scales =
+                [PanelScale::Absent, PanelScale::F32, PanelScale::F32Zero, PanelScale::E8M0];
+            scales.into_iter().filter_map(move |scale| {
+                PanelLayout::new(code, activation, scale, n_inputs, group)
+            })
+        })
+    })
+}
+
+fn bits(x: &[f32]) -> Vec<u32> {
+    // The bits of a NaN differ between instructions.
+    x.iter().map(|x| if x.is_nan() { 0x7fc0_0000 } else { x.to_bits() }).collect()
+}
+
+#[test]
+fn every_kernel_adds_in_the_order_of_the_definition() {
+    for n_inputs in [0, 1, 31, 32, 33, 64, 96, 130, 300, 1100] {
+        for (layout, group) in [32, 64, 128, 4096].into_iter().flat_map(|group| {
+            layouts(n_inputs, group).map(move |layout| (layout, group))
+        }) {
+            let weights = Weights::new(layout, PANEL, n_inputs as u64);
+            let panel = weights.panel();
+            let x = squish_bench::input::normal(n_inputs, 7);
+            for isa in Isa::variants() {
+                let got = products(isa, &layout, &panel, &x, 1)[0];
+                let want: Vec<f32> = (0..PANEL).map(|o| weights.product(isa, o, &x)).collect();
+                assert_eq!(bits(&got), bits(&want), "{isa:?} {layout:?} {group}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_row_has_the_same_bits_whatever_the_number_of_rows() {
+    let n_inputs = 600;
+    for layout in layouts(n_inputs, 128).chain(layouts(n_inputs, n_inputs)) {
+        let weights = Weights::new(layout, PANEL, 3);
+        let panel = weights.panel();
+        let x = squish_bench::input::normal(512 * n_inputs, 5);
+        for isa in Isa::variants() {
+            let alone: Vec<[f32; PANEL]> = x
+                .chunks(n_inputs)
+                .map(|x| products(isa, &layout, &panel, x, 1)[0])
+                .collect();
+            // Lower levels take long at all of these.
+            let all = isa.level() == Isa::detect().level();
+            let counts = (2..=64).chain([65, 127, 512]).filter(|n| all || n % 7 == 2 || *n < 14);
+            for n_rows in counts {
+                // Other rows first, so that each stands in another place of its tile.
+                let from = (n_rows * 5) % (513 - n_rows);
+                let x = &x[from * n_inputs..(from + n_rows) * n_inputs];
+                let got = products(isa, &layout, &panel, x, n_rows);
+                for (got, want) in got.iter().zip(&alone[from..]) {
+                    assert_eq!(bits(got), bits(want), "{isa:?} {layout:?} {n_rows}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn products_are_within_the_bound_of_their_mode() {
+    let n_inputs = 512;
+    for layout in layouts(n_inputs, 64) {
+        let weights = Weights::new(layout, PANEL, 9);
+        let panel = weights.panel();
+        let x = squish_bench::input::normal(n_inputs, 11);
+        let code = layout.code();
+        for isa in Isa::variants() {
+            let got = products(isa, &layout, &panel, &x, 1)[0];
+            for (output, &got) in got.iter().enumerate() {
+                let (mut exact, mut magnitude) = (0.0, 0.0);
+                for (k, &x) in x.iter().enumerate() {
+                    let at = output * n_inputs + k;
+                    let group = output * layout.n_groups() + k / layout.group();
+                    let mut w = f64::from(code.value(&weights.codes[at * code.n_bytes()..]));
+                    match layout.scale() {
+                        PanelScale::Absent => {}
+                        PanelScale::E8M0 => w *= f64::from(weights.scale_bits[group] as i32 - 127).exp2(),
+                        _ => {
+                            if layout.scale() == PanelScale::F32Zero {
+                                w -= f64::from(weights.zero_points[group]);
+                            }
+                            w *= f64::from(f32::from_bits(weights.scale_bits[group]));
+                        }
+                    }
+                    exact += w * f64::from(x);
+                    magnitude += (w * f64::from(x)).abs();
+                }
+                // Half a unit in the last place for each sum and scaled weight; of each rounded input besides, which is half of
+                // 1/127 of the largest of its block, here less than four times the others, with eight bits.
+                let input = match layout.activation() {
+                    Activation::F32 => 0.0,
+                    Activation::Bf16 => 2f64.powi(-9),
+                    Activation::Q8 => 4.0 / 254.0,
+                };
+                let bound = magnitude * (input + n_inputs as f64 * f64::from(f32::EPSILON));
+                let error = (f64::from(got) - exact).abs();
+                assert!(error <= bound, "{isa:?} {layout:?}: {got} is not {exact}, bound {bound}");
+            }
+        }
+    }
+}
+
+#[test]
+fn outputs_beyond_the_last_are_zero() {
+    for layout in layouts(70, 32) {
+        let weights = Weights::new(layout, 5, 1);
+        let panel = weights.panel();
+        let x = squish_bench::input::normal(70, 2);
+        for isa in Isa::variants() {
+            let got = products(isa, &layout, &panel, &x, 1)[0];
+            assert!(got[5..].iter().all(|&x| x == 0.0), "{isa:?} {layout:?}: {got:?}");
+        }
+    }
+}
+
+#[test]
+fn extreme_scales_and_codes_and_inputs_follow_the_definition() {
+    let inputs = [f32::NAN, f32::INFINITY, 1e38, 1e-40, 0.0, -0.0];
+    for layout in layouts(3 * BLOCK, 32) {
+        let mut weights = Weights::new(layout, PANEL, 4);
+        for (i, bits) in weights.scale_bits.iter_mut().enumerate() {
+            let of_float = [1e-40_f32, f32::MIN_POSITIVE, 1e30, 1.0];
+            *bits = match layout.scale() {
+                PanelScale::E8M0 => [0, 1, 254, 255, 127, 126, 128][i % 7],
+                _ => of_float[i % 4].to_bits(),
+            };
+        }
+        if matches!(layout.code(), Code::E4M3 | Code::E5M2) {
+            // One output of three has codes that are NaN or infinite.
+            for (i, code) in weights.codes.iter_mut().enumerate() {
+                if i / layout.n_inputs() % 3 == 0 && i % 50 == 0 {
+                    *code = [0x7f, 0xff, 0x7c, 0xfd][i / 50 % 4];
+                }
+            }
+        }
+        let panel = weights.panel();
+        for special in inputs {
+            let mut x = squish_bench::input::normal(layout.n_inputs(), 3);
+            x[40] = special;
+            for isa in Isa::variants() {
+                for n_rows in [1, 3] {
+                    let rows: Vec<f32> = (0..n_rows).flat_map(|_| x.iter().copied()).collect();
+                    let got = products(isa, &layout, &panel, &rows, n_rows);
+                    let want: Vec<f32> =
+                        (0..PANEL).map(|output| weights.product(isa, output, &x)).collect();
+                    for got in got {
+                        assert_eq!(bits(&got), bits(&want), "{isa:?} {layout:?} {special}");
+                    }
+                }
+            }
+        }
+    }
+}
