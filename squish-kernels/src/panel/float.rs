@@ -26,6 +26,12 @@ pub(crate) trait PairCodes {
     fn decode<S: Simd>(simd: S, pair: &[u8], i: usize, n: usize) -> [[S::f32s; 2]; 2];
 }
 
+/// Vector `i` of `bytes`.
+#[inline(always)]
+fn f32s<S: Simd>(simd: S, bytes: &[u8], i: usize) -> S::f32s {
+    S::u8s::from_slice(simd, &bytes[i * S::u8s::LEN..(i + 1) * S::u8s::LEN]).bitcast()
+}
+
 /// `f32` as it is.
 pub(crate) struct F32;
 
@@ -39,13 +45,10 @@ impl PairCodes for F32 {
 
     #[inline(always)]
     fn decode<S: Simd>(simd: S, pair: &[u8], i: usize, n: usize) -> [[S::f32s; 2]; 2] {
-        let load = |vector: usize| {
-            S::u8s::from_slice(simd, &pair[vector * S::u8s::LEN..][..S::u8s::LEN]).bitcast()
-        };
-        [2 * i, 2 * i + 1].map(
-            #[inline(always)]
-            |vector| [load(vector), load(n + vector)],
-        )
+        [
+            [f32s(simd, pair, 2 * i), f32s(simd, pair, n + 2 * i)],
+            [f32s(simd, pair, 2 * i + 1), f32s(simd, pair, n + 2 * i + 1)],
+        ]
     }
 }
 
@@ -62,13 +65,11 @@ impl PairCodes for Bf16 {
 
     #[inline(always)]
     fn decode<S: Simd>(simd: S, pair: &[u8], i: usize, _: usize) -> [[S::f32s; 2]; 2] {
-        [2 * i, 2 * i + 1].map(
-            #[inline(always)]
-            |vector| {
-                let bytes = &pair[vector * S::u8s::LEN..][..S::u8s::LEN];
-                halves::<S>(S::u8s::from_slice(simd, bytes).bitcast())
-            },
-        )
+        let [first, second] = [2 * i, 2 * i + 1];
+        [
+            halves::<S>(f32s(simd, pair, first).bitcast()),
+            halves::<S>(f32s(simd, pair, second).bitcast()),
+        ]
     }
 }
 
@@ -98,27 +99,27 @@ impl<const EXPONENT: u32> PairCodes for Float8<EXPONENT> {
     fn decode<S: Simd>(simd: S, pair: &[u8], i: usize, _: usize) -> [[S::f32s; 2]; 2] {
         let bytes = S::u8s::from_slice(simd, &pair[i * S::u8s::LEN..][..S::u8s::LEN]);
         let (low, high) = zip_bytes::<S>(bytes, S::u8s::splat(simd, 0));
-        let scale = f32::from_bits((254 - ((1 << (EXPONENT - 1)) - 1)) << 23);
-        let scale = S::f32s::splat(simd, scale);
-        [low, high].map(
-            #[inline(always)]
-            |codes| {
-                let codes: S::u16s = codes.bitcast();
-                let magnitude = codes & S::u16s::splat(simd, 0x7f);
-                let sign = (codes & S::u16s::splat(simd, 0x80)) << 8;
-                // E4M3 has one NaN of each sign; of E5M2 all with the largest exponent are infinite or NaN.
-                let first_special = if EXPONENT == 4 { 0x7f } else { 0x7c };
-                let is_special = magnitude.simd_ge(S::u16s::splat(simd, first_special));
-                let special = S::u16s::splat(simd, 0x7f80);
-                // BF16 has seven bits of mantissa, and with 8 bits in all there are seven between sign and end.
-                let bits = magnitude << EXPONENT;
-                let bits = is_special.select(bits | special, bits) | sign;
-                halves::<S>(bits.bitcast()).map(
-                    #[inline(always)]
-                    |x: S::f32s| x * scale,
-                )
-            },
-        )
+        [Self::values::<S>(low.bitcast()), Self::values::<S>(high.bitcast())]
+    }
+}
+
+impl<const EXPONENT: u32> Float8<EXPONENT> {
+    /// Of codes in 16-bit lanes.
+    #[inline(always)]
+    fn values<S: Simd>(codes: S::u16s) -> [S::f32s; 2] {
+        let simd = codes.token();
+        let magnitude = codes & S::u16s::splat(simd, 0x7f);
+        let sign = (codes & S::u16s::splat(simd, 0x80)) << 8;
+        // E4M3 has one NaN of each sign; of E5M2 all with the largest exponent are infinite or NaN.
+        let first_special = if EXPONENT == 4 { 0x7f } else { 0x7c };
+        let is_special = magnitude.simd_ge(S::u16s::splat(simd, first_special));
+        // BF16 has seven bits of mantissa, and with 8 bits in all there are seven between sign and end.
+        let bits = magnitude << EXPONENT;
+        let special = bits | S::u16s::splat(simd, 0x7f80);
+        let [first, second] = halves::<S>((is_special.select(special, bits) | sign).bitcast());
+        let bias = (1 << (EXPONENT - 1)) - 1;
+        let scale = S::f32s::splat(simd, f32::from_bits((254 - bias) << 23));
+        [first * scale, second * scale]
     }
 }
 
@@ -210,8 +211,8 @@ pub(crate) fn one_row<S: Simd, C: PairCodes, M: Chain, const N: usize>(
 ) {
     let lanes = S::f32s::LEN;
     let mut acc = [S::f32s::splat(simd, 0.0); N];
-    for (v, acc) in acc.iter_mut().enumerate() {
-        *acc = S::f32s::from_slice(simd, &sums[v * lanes..(v + 1) * lanes]);
+    for v in 0..N {
+        acc[v] = S::f32s::from_slice(simd, &sums[v * lanes..(v + 1) * lanes]);
     }
     for (pair, x) in codes.chunks_exact(C::PAIR_BYTES).zip(x.as_chunks::<2>().0) {
         prefetch_lines(pair, AHEAD);
@@ -219,20 +220,21 @@ pub(crate) fn one_row<S: Simd, C: PairCodes, M: Chain, const N: usize>(
         for i in 0..N / 2 {
             let vectors = C::vectors(i, N);
             let weights = C::decode(simd, pair, i, N);
-            for (v, mut weights) in vectors.into_iter().zip(weights) {
+            for j in 0..2 {
+                let (v, [mut a, mut b]) = (vectors[j], weights[j]);
                 if M::SCALED {
                     let scale = S::f32s::from_slice(simd, &scales[v * lanes..(v + 1) * lanes]);
-                    weights = [weights[0] * scale, weights[1] * scale];
+                    (a, b) = (a * scale, b * scale);
                 }
                 if M::SECOND_FIRST {
-                    weights = [weights[1], weights[0]];
+                    (a, b) = (b, a);
                 }
-                acc[v] = weights[1].mul_add(second, weights[0].mul_add(first, acc[v]));
+                acc[v] = b.mul_add(second, a.mul_add(first, acc[v]));
             }
         }
     }
-    for (v, acc) in acc.into_iter().enumerate() {
-        acc.store_slice(&mut sums[v * lanes..(v + 1) * lanes]);
+    for v in 0..N {
+        acc[v].store_slice(&mut sums[v * lanes..(v + 1) * lanes]);
     }
 }
 
@@ -250,15 +252,18 @@ pub(crate) fn decode_into<S: Simd, C: PairCodes, M: Chain, const N: usize>(
         for i in 0..N / 2 {
             let vectors = C::vectors(i, N);
             let weights = C::decode(simd, pair, i, N);
-            for (v, mut weights) in vectors.into_iter().zip(weights) {
-                let at = v * lanes..(v + 1) * lanes;
+            for j in 0..2 {
+                let at = vectors[j] * lanes..(vectors[j] + 1) * lanes;
+                let [mut a, mut b] = weights[j];
                 if M::SCALED {
                     let scale = S::f32s::from_slice(simd, &scales[at.clone()]);
-                    weights = [weights[0] * scale, weights[1] * scale];
+                    (a, b) = (a * scale, b * scale);
                 }
-                let (first, second) = if M::SECOND_FIRST { (1, 0) } else { (0, 1) };
-                weights[0].store_slice(&mut out[first][at.clone()]);
-                weights[1].store_slice(&mut out[second][at]);
+                if M::SECOND_FIRST {
+                    (a, b) = (b, a);
+                }
+                a.store_slice(&mut out[0][at.clone()]);
+                b.store_slice(&mut out[1][at]);
             }
         }
     }
@@ -279,24 +284,23 @@ pub(crate) fn tile_into<S: Simd, const ROWS: usize>(
     let lanes = S::f32s::LEN;
     for column in (0..PANEL).step_by(2 * lanes) {
         let (low, high) = (column..column + lanes, column + lanes..column + 2 * lanes);
-        let load = |x: &[f32]| S::f32s::from_slice(simd, x);
         let mut acc = [[S::f32s::splat(simd, 0.0); 2]; ROWS];
-        for (acc, sums) in acc.iter_mut().zip(sums.iter()) {
-            *acc = [load(&sums[low.clone()]), load(&sums[high.clone()])];
+        for row in 0..ROWS {
+            acc[row] = [S::f32s::from_slice(simd, &sums[row][low.clone()]), S::f32s::from_slice(simd, &sums[row][high.clone()])];
         }
         for (weights, x) in weights.iter().zip(x.as_chunks::<ROWS>().0) {
             if fetch && column == 0 {
                 prefetch_lines(bytemuck::cast_slice(weights), AHEAD);
             }
-            let (a, b) = (load(&weights[low.clone()]), load(&weights[high.clone()]));
-            for (acc, &x) in acc.iter_mut().zip(x) {
-                let x = S::f32s::splat(simd, x);
-                *acc = [a.mul_add(x, acc[0]), b.mul_add(x, acc[1])];
+            let (a, b) = (S::f32s::from_slice(simd, &weights[low.clone()]), S::f32s::from_slice(simd, &weights[high.clone()]));
+            for row in 0..ROWS {
+                let x = S::f32s::splat(simd, x[row]);
+                acc[row] = [a.mul_add(x, acc[row][0]), b.mul_add(x, acc[row][1])];
             }
         }
-        for (acc, sums) in acc.into_iter().zip(sums.iter_mut()) {
-            acc[0].store_slice(&mut sums[low.clone()]);
-            acc[1].store_slice(&mut sums[high.clone()]);
+        for row in 0..ROWS {
+            acc[row][0].store_slice(&mut sums[row][low.clone()]);
+            acc[row][1].store_slice(&mut sums[row][high.clone()]);
         }
     }
 }

@@ -5,7 +5,10 @@
 
 use std::ops::Range;
 
-use super::layout::{Activation, BLOCK, PanelLayout};
+use super::{
+    layout::{Activation, BLOCK, PanelLayout},
+    product::MOST_ROWS,
+};
 use crate::{Isa, SimdLevel, isa::dispatch};
 
 /// Most rows of a tile on any level.
@@ -91,6 +94,17 @@ impl InputPlan {
     pub fn tile(&self, idx: usize) -> Range<usize> {
         let start = |idx| idx * self.n_rows / self.n_tiles;
         start(idx)..start(idx + 1)
+    }
+
+    /// Rows of some tiles.
+    pub(crate) fn rows(&self, tiles: &Range<usize>) -> Range<usize> {
+        if tiles.is_empty() { 0..0 } else { self.tile(tiles.start).start..self.tile(tiles.end - 1).end }
+    }
+
+    /// All tiles, in the calls that their products take: so many that they have [`MOST_ROWS`](super::MOST_ROWS) rows at most.
+    pub fn calls(&self) -> impl Iterator<Item = Range<usize>> + use<> {
+        let (n_tiles, at_once) = (self.n_tiles, MOST_ROWS / MAX_TILE);
+        (0..n_tiles).step_by(at_once).map(move |tile| tile..n_tiles.min(tile + at_once))
     }
 
     pub(crate) fn step(&self) -> Step {

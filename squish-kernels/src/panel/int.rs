@@ -10,11 +10,11 @@ use fearless_simd::{Level, Simd, prelude::*};
 use super::{
     float::AHEAD,
     inputs::Tile,
-    layout::{BLOCK, Code, PANEL, PanelLayout, PanelScale},
+    layout::{BLOCK, Code, PANEL, PanelLayout},
 };
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 use crate::bytes::same;
-use crate::stream::prefetch_lines;
+use crate::{bytes::widen_lanes, stream::prefetch_lines};
 
 /// Four inputs of all outputs.
 pub(crate) type Quads = [u32; PANEL];
@@ -158,9 +158,9 @@ impl<const E2M1: bool> ByteCodes for Nibbles<E2M1> {
     ) -> [S::u8s; QUADS] {
         let mut out = [S::u8s::splat(simd, 0); QUADS];
         let octets = block.as_chunks::<{ 4 * PANEL }>().0;
-        for (octet, out) in octets.iter().zip(out.as_chunks_mut::<2>().0) {
-            let codes = &octet[vector * S::u8s::LEN..(vector + 1) * S::u8s::LEN];
-            *out = table.halves(S::u8s::from_slice(simd, codes));
+        for i in 0..QUADS / 2 {
+            let codes = &octets[i][vector * S::u8s::LEN..(vector + 1) * S::u8s::LEN];
+            [out[2 * i], out[2 * i + 1]] = table.halves(S::u8s::from_slice(simd, codes));
         }
         out
     }
@@ -185,25 +185,65 @@ impl ByteCodes for Int8 {
         // The upper bit is the bias.
         let bias = S::u8s::splat(simd, if biased(simd) { 0x80 } else { 0 });
         let quads = block.as_chunks::<{ 4 * PANEL }>().0;
-        for (quad, out) in quads.iter().zip(&mut out) {
-            let codes = &quad[vector * S::u8s::LEN..(vector + 1) * S::u8s::LEN];
-            *out = S::u8s::from_slice(simd, codes) ^ bias;
+        for i in 0..QUADS {
+            let codes = &quads[i][vector * S::u8s::LEN..(vector + 1) * S::u8s::LEN];
+            out[i] = S::u8s::from_slice(simd, codes) ^ bias;
         }
         out
     }
 }
 
-/// What sums of a block start from: for each output, what its bias and zero point add, taken off.
+/// What the sum of a block's inputs is multiplied by for its products to start from, without zero points: the bias, taken off.
 #[inline(always)]
-pub(crate) fn start_offsets<S: Simd>(simd: S, code: Code, offsets: &[u8; PANEL]) -> [i32; PANEL] {
-    // Offsets include the bias; where weights have none, it is taken off again.
-    let bias = if biased(simd) { 0 } else { i32::from(code.bias()) };
-    offsets.map(|offset| bias - i32::from(offset))
+pub(crate) fn start_offset<S: Simd>(simd: S, code: Code) -> i32 {
+    if biased(simd) { -i32::from(code.bias()) } else { 0 }
 }
 
-/// Adds the products of a panel's codes with a row to `sums`. `N` is the number of vectors of a panel.
+/// [`start_offset`] of each output, with its zero point plus bias.
 #[inline(always)]
-pub(crate) fn one_row<S: Simd, D: Dot, C: ByteCodes, const N: usize>(
+pub(crate) fn start_offsets<S: Simd>(simd: S, code: Code, offsets: &[u8; PANEL]) -> [i32; PANEL] {
+    let bias = start_offset(simd, code) + i32::from(code.bias());
+    let mut out = [bias; PANEL];
+    for (out, offset) in out.iter_mut().zip(offsets) {
+        *out -= i32::from(*offset);
+    }
+    out
+}
+
+/// Scales of a group, in vectors of outputs.
+#[inline(always)]
+fn scales_of<S: Simd, C: ByteCodes, const N: usize>(simd: S, header: &[u8]) -> [S::f32s; N] {
+    let mut out = [S::f32s::splat(simd, 0.0); N];
+    if let Code::E2M1 = C::CODE {
+        for i in 0..N / 4 {
+            let bytes = S::u8s::from_slice(simd, &header[i * S::u8s::LEN..(i + 1) * S::u8s::LEN]);
+            let lanes = widen_lanes::<S>(bytes);
+            for j in 0..4 {
+                out[4 * i + j] = e8m0::<S>(lanes[j]);
+            }
+        }
+    } else {
+        for v in 0..N {
+            let bytes = &header[v * S::u8s::LEN..(v + 1) * S::u8s::LEN];
+            out[v] = S::u8s::from_slice(simd, bytes).bitcast();
+        }
+    }
+    out
+}
+
+/// The powers of two of E8M0: the byte is the exponent, but zero is subnormal and 255 is NaN.
+#[inline(always)]
+fn e8m0<S: Simd>(bytes: S::u32s) -> S::f32s {
+    let simd = bytes.token();
+    let bits = (bytes << 23).max(S::u32s::splat(simd, 0x0040_0000));
+    let is_nan = bytes.simd_eq(S::u32s::splat(simd, 0xff));
+    is_nan.select(S::u32s::splat(simd, 0x7fc0_0000), bits).bitcast()
+}
+
+/// Adds the products of a panel's codes with a row to `sums`. `N` is the number of vectors of a panel, and `ZERO` says whether there
+/// are zero points.
+#[inline(always)]
+pub(crate) fn one_row<S: Simd, D: Dot, C: ByteCodes, const ZERO: bool, const N: usize>(
     simd: S,
     layout: &PanelLayout,
     panel: &[u8],
@@ -212,39 +252,46 @@ pub(crate) fn one_row<S: Simd, D: Dot, C: ByteCodes, const N: usize>(
 ) {
     let lanes = S::f32s::LEN;
     let table = Table::new(simd, C::CODE);
-    let zero_points = layout.scale() == PanelScale::F32Zero;
+    let header_bytes = match (C::CODE, ZERO) {
+        (Code::E2M1, _) => PANEL,
+        (_, false) => 4 * PANEL,
+        (_, true) => 5 * PANEL,
+    };
     let mut acc = [S::f32s::splat(simd, 0.0); N];
-    let mut blocks = x.words.as_chunks::<QUADS>().0.iter().zip(x.scales.iter().zip(x.sums));
-    for group in layout.groups(panel) {
-        let scales = group.scales(layout);
-        let offsets = start_offsets(simd, C::CODE, &group.offsets(layout));
-        for (block, (quads, (&x_scale, &x_sum))) in
-            group.codes.chunks_exact(C::BLOCK_BYTES).zip(&mut blocks)
-        {
+    let mut inputs = x.words.as_chunks::<QUADS>().0.iter().zip(x.scales.iter().zip(x.sums));
+    for group in panel.chunks(layout.group_bytes()) {
+        let (header, codes) = group.split_at(header_bytes);
+        let scales = scales_of::<S, C, N>(simd, header);
+        let mut offsets = [0; PANEL];
+        if ZERO {
+            let bytes = header.last_chunk().expect("a zero point for each output");
+            offsets = start_offsets(simd, C::CODE, bytes);
+        }
+        for block in codes.chunks_exact(C::BLOCK_BYTES) {
+            let Some((quads, (&x_scale, &x_sum))) = inputs.next() else { break };
             prefetch_lines(block, AHEAD);
             let x_scale = S::f32s::splat(simd, x_scale * C::CODE.unit());
-            let quads = quads.map(
-                #[inline(always)]
-                |quad| S::u32s::splat(simd, quad).bitcast::<S::u8s>(),
-            );
-            let start = S::i32s::splat(simd, x_sum * offsets[0]);
-            for (v, acc) in acc.iter_mut().enumerate() {
-                let at = v * lanes..(v + 1) * lanes;
+            let mut x = [S::u8s::splat(simd, 0); QUADS];
+            for i in 0..QUADS {
+                x[i] = S::u32s::splat(simd, quads[i]).bitcast();
+            }
+            let start = S::i32s::splat(simd, x_sum * start_offset(simd, C::CODE));
+            for v in 0..N {
                 let mut sum = start;
-                if zero_points {
-                    let offsets = S::i32s::from_slice(simd, &offsets[at.clone()]);
-                    sum = offsets * S::i32s::splat(simd, x_sum);
+                if ZERO {
+                    let own = S::i32s::from_slice(simd, &offsets[v * lanes..(v + 1) * lanes]);
+                    sum = own * S::i32s::splat(simd, x_sum);
                 }
-                for (w, x) in C::decode(simd, table, block, v).into_iter().zip(quads) {
-                    sum = dot::<S, D, C>(sum, w, x);
+                let w = C::decode(simd, table, block, v);
+                for i in 0..QUADS {
+                    sum = dot::<S, D, C>(sum, w[i], x[i]);
                 }
-                let scale = S::f32s::from_slice(simd, &scales[at]) * x_scale;
-                *acc = sum.to_float::<S::f32s>().mul_add(scale, *acc);
+                acc[v] = sum.to_float::<S::f32s>().mul_add(scales[v] * x_scale, acc[v]);
             }
         }
     }
-    for (v, acc) in acc.into_iter().enumerate() {
-        acc.store_slice(&mut sums[v * lanes..(v + 1) * lanes]);
+    for v in 0..N {
+        acc[v].store_slice(&mut sums[v * lanes..(v + 1) * lanes]);
     }
 }
 
@@ -259,10 +306,16 @@ pub(crate) fn decode_block<S: Simd, C: ByteCodes>(
     prefetch_lines(block, AHEAD);
     for v in 0..PANEL / S::f32s::LEN {
         let at = v * S::f32s::LEN..(v + 1) * S::f32s::LEN;
-        for (bytes, out) in C::decode(simd, table, block, v).into_iter().zip(&mut *out) {
-            bytes.bitcast::<S::u32s>().store_slice(&mut out[at.clone()]);
+        let bytes = C::decode(simd, table, block, v);
+        for i in 0..QUADS {
+            bytes[i].bitcast::<S::u32s>().store_slice(&mut out[i][at.clone()]);
         }
     }
+}
+
+#[inline(always)]
+fn bytes<S: Simd>(simd: S, quads: &[u32]) -> S::u8s {
+    S::u32s::from_slice(simd, quads).bitcast()
 }
 
 /// Decoded blocks.
@@ -270,10 +323,8 @@ pub(crate) fn decode_block<S: Simd, C: ByteCodes>(
 pub(crate) struct Blocks<'a> {
     pub(crate) weights: &'a [[Quads; QUADS]],
     pub(crate) scales: &'a [[f32; PANEL]],
-    /// See [`start_offsets`].
-    pub(crate) offsets: &'a [[i32; PANEL]],
-    /// Whether the offsets of outputs differ.
-    pub(crate) zero_points: bool,
+    /// [`start_offsets`], if there are zero points.
+    pub(crate) offsets: Option<&'a [[i32; PANEL]]>,
 }
 
 /// Adds the products of decoded blocks with a tile to its sums.
@@ -289,47 +340,45 @@ pub(crate) fn tile_into<S: Simd, D: Dot, C: ByteCodes, const ROWS: usize>(
     let lanes = S::f32s::LEN;
     for column in (0..PANEL).step_by(2 * lanes) {
         let (low, high) = (column..column + lanes, column + lanes..column + 2 * lanes);
-        let load = |x: &[f32]| S::f32s::from_slice(simd, x);
         let mut acc = [[S::f32s::splat(simd, 0.0); 2]; ROWS];
-        for (acc, sums) in acc.iter_mut().zip(sums.iter()) {
-            *acc = [load(&sums[low.clone()]), load(&sums[high.clone()])];
+        for row in 0..ROWS {
+            acc[row] = [S::f32s::from_slice(simd, &sums[row][low.clone()]), S::f32s::from_slice(simd, &sums[row][high.clone()])];
         }
-        let of_blocks = blocks.weights.iter().zip(blocks.scales.iter().zip(blocks.offsets));
+        let of_blocks = blocks.weights.iter().zip(blocks.scales).enumerate();
         let x_scales = x.scales.as_chunks::<ROWS>().0.iter().zip(x.sums.as_chunks::<ROWS>().0);
         let x = x.words.as_chunks::<ROWS>().0.as_chunks::<QUADS>().0.iter().zip(x_scales);
-        for ((weights, (scales, offsets)), (x, (x_scales, x_sums))) in of_blocks.zip(x) {
+        for ((block, (weights, scales)), (x, (x_scales, x_sums))) in of_blocks.zip(x) {
             let mut dots = [[S::i32s::splat(simd, 0); 2]; ROWS];
-            for (dots, &x_sum) in dots.iter_mut().zip(x_sums) {
-                if blocks.zero_points {
-                    let x_sum = S::i32s::splat(simd, x_sum);
-                    *dots = [low.clone(), high.clone()].map(
-                        #[inline(always)]
-                        |at| S::i32s::from_slice(simd, &offsets[at]) * x_sum,
-                    );
+            for row in 0..ROWS {
+                if let Some(offsets) = blocks.offsets {
+                    let x_sum = S::i32s::splat(simd, x_sums[row]);
+                    let (low, high) = (&offsets[block][low.clone()], &offsets[block][high.clone()]);
+                    let (low, high) = (S::i32s::from_slice(simd, low), S::i32s::from_slice(simd, high));
+                    dots[row] = [low * x_sum, high * x_sum];
                 } else {
-                    *dots = [S::i32s::splat(simd, x_sum * offsets[0]); 2];
+                    dots[row] = [S::i32s::splat(simd, x_sums[row] * start_offset(simd, C::CODE)); 2];
                 }
             }
-            for (weights, x) in weights.iter().zip(x) {
-                let load = |w: &[u32]| S::u32s::from_slice(simd, w).bitcast::<S::u8s>();
-                let (a, b) = (load(&weights[low.clone()]), load(&weights[high.clone()]));
-                for (dots, &x) in dots.iter_mut().zip(x) {
-                    let x = S::u32s::splat(simd, x).bitcast::<S::u8s>();
-                    *dots = [dot::<S, D, C>(dots[0], a, x), dot::<S, D, C>(dots[1], b, x)];
+            for i in 0..QUADS {
+                let (a, b) = (bytes::<S>(simd, &weights[i][low.clone()]), bytes::<S>(simd, &weights[i][high.clone()]));
+                for row in 0..ROWS {
+                    let x = S::u32s::splat(simd, x[i][row]).bitcast::<S::u8s>();
+                    dots[row] = [dot::<S, D, C>(dots[row][0], a, x), dot::<S, D, C>(dots[row][1], b, x)];
                 }
             }
-            let scales = [load(&scales[low.clone()]), load(&scales[high.clone()])];
-            for ((acc, dots), &x_scale) in acc.iter_mut().zip(dots).zip(x_scales) {
-                let x_scale = S::f32s::splat(simd, x_scale * C::CODE.unit());
-                *acc = [
-                    dots[0].to_float::<S::f32s>().mul_add(scales[0] * x_scale, acc[0]),
-                    dots[1].to_float::<S::f32s>().mul_add(scales[1] * x_scale, acc[1]),
+            let (a, b) = (S::f32s::from_slice(simd, &scales[low.clone()]), S::f32s::from_slice(simd, &scales[high.clone()]));
+            for row in 0..ROWS {
+                let x_scale = S::f32s::splat(simd, x_scales[row] * C::CODE.unit());
+                let [low, high] = dots[row];
+                acc[row] = [
+                    low.to_float::<S::f32s>().mul_add(a * x_scale, acc[row][0]),
+                    high.to_float::<S::f32s>().mul_add(b * x_scale, acc[row][1]),
                 ];
             }
         }
-        for (acc, sums) in acc.into_iter().zip(sums.iter_mut()) {
-            acc[0].store_slice(&mut sums[low.clone()]);
-            acc[1].store_slice(&mut sums[high.clone()]);
+        for row in 0..ROWS {
+            acc[row][0].store_slice(&mut sums[row][low.clone()]);
+            acc[row][1].store_slice(&mut sums[row][high.clone()]);
         }
     }
 }

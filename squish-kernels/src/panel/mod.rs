@@ -38,4 +38,4 @@ pub use definition::Output;
 pub use inputs::{InputPlan, Inputs};
 pub use layout::{Activation, BLOCK, Code, PANEL, PanelLayout, PanelScale};
 pub use pack::{PanelSource, pack_panel};
-pub use product::{ProductScratch, product_into};
+pub use product::{MOST_ROWS, ProductScratch, product_into};

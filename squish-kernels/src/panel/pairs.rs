@@ -42,11 +42,8 @@ impl Pairs for Stored {
 
     #[inline(always)]
     fn decode(token: Avx512, (): (), pair: &[u8]) -> [__m512i; VECTORS] {
-        let vectors = pair.as_chunks::<64>().0;
-        [0, 1, 2, 3].map(
-            #[inline(always)]
-            |i| u8x64::from_slice(token, &vectors[i]).into(),
-        )
+        let lines = pair.as_chunks::<64>().0;
+        [bytes(token, &lines[0]), bytes(token, &lines[1]), bytes(token, &lines[2]), bytes(token, &lines[3])]
     }
 }
 
@@ -92,91 +89,75 @@ impl<const EXPONENT: u32> Pairs for Float8<EXPONENT> {
 
     #[inline(always)]
     fn tables(token: Avx512) -> Self::Tables {
-        Self::TABLE.map(
-            #[inline(always)]
-            |bytes| {
-                let (low, high) = bytes.split_at(64);
-                [u8x64::from_slice(token, low).into(), u8x64::from_slice(token, high).into()]
-            },
-        )
+        let [[a, b], [c, d]] = [0, 1].map(|i| [0, 64].map(|at| &Self::TABLE[i][at..at + 64]));
+        [[bytes(token, a), bytes(token, b)], [bytes(token, c), bytes(token, d)]]
     }
 
     #[inline(always)]
     fn decode(token: Avx512, tables: Self::Tables, pair: &[u8]) -> [__m512i; VECTORS] {
-        let halves = pair.as_chunks::<64>().0;
-        let [a, b] = [0, 1].map(
-            #[inline(always)]
-            |i| {
-                let codes: __m512i = u8x64::from_slice(token, &halves[i]).into();
-                interleaved(token, codes, tables)
-            },
-        );
-        let [[a, b], [c, d]] = [a, b].map(
-            #[inline(always)]
-            |[low, high]: [u32x16<Avx512>; 2]| [low.into(), high.into()],
-        );
-        [a, b, c, d]
+        let [a, b] = interleaved(token, bytes(token, &pair[..64]), tables);
+        let [c, d] = interleaved(token, bytes(token, &pair[64..128]), tables);
+        [a.into(), b.into(), c.into(), d.into()]
     }
 }
 
-/// Pairs of BF16 of 32 outputs from a half of a pair's codes: the first 16 outputs, and the others.
-#[inline(always)]
-fn interleaved(token: Avx512, codes: __m512i, tables: [[__m512i; 2]; 2]) -> [u32x16<Avx512>; 2] {
-    fearless_simd::kernel!(
-        #[inline(always)]
-        fn look_up(
-            token: Avx512,
-            codes: __m512i,
-            tables: [[__m512i; 2]; 2],
-        ) -> [u32x16<Avx512>; 2] {
-            let [low, high] = tables;
-            let low = _mm512_permutex2var_epi8(low[0], codes, low[1]);
-            let high = _mm512_permutex2var_epi8(high[0], codes, high[1]);
-            // high | (codes & 0x80): the lookup leaves the sign out.
-            let sign = _mm512_set1_epi8(-128);
-            let high = _mm512_ternarylogic_epi32::<0xf8>(high, codes, sign);
-            [
-                _mm512_unpacklo_epi8(low, high).simd_into(token),
-                _mm512_unpackhi_epi8(low, high).simd_into(token),
-            ]
-        }
-    );
-    look_up(token, codes, tables)
-}
+fearless_simd::kernel!(
+    /// Pairs of BF16 of 32 outputs from a half of a pair's codes: the first 16 outputs, and the others.
+    #[inline(always)]
+    fn interleaved(
+        token: Avx512,
+        codes: __m512i,
+        tables: [[__m512i; 2]; 2],
+    ) -> [u32x16<Avx512>; 2] {
+        let [low, high] = tables;
+        let low = _mm512_permutex2var_epi8(low[0], codes, low[1]);
+        let high = _mm512_permutex2var_epi8(high[0], codes, high[1]);
+        // high | (codes & 0x80): the lookup leaves the sign out.
+        let high = _mm512_ternarylogic_epi32::<0xf8>(high, codes, _mm512_set1_epi8(-128));
+        [
+            _mm512_unpacklo_epi8(low, high).simd_into(token),
+            _mm512_unpackhi_epi8(low, high).simd_into(token),
+        ]
+    }
+);
 
 /// Adds the products of a group's codes with a row's pairs of inputs to `sums`.
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512bf16")]
+#[inline(always)]
 pub(super) fn one_row<P: Pairs>(token: Avx512, codes: &[u8], x: &[u32], sums: &mut [f32; PANEL]) {
-    let mut acc = sums_of(token, sums);
+    let mut acc = [zero(token); VECTORS];
+    for v in 0..VECTORS {
+        acc[v] = load(token, &sums[16 * v..16 * v + 16]);
+    }
     let tables = P::tables(token);
     for (pair, &x) in codes.chunks_exact(P::PAIR_BYTES).zip(x) {
         prefetch_lines(pair, AHEAD);
         let x = u32x16::splat(token, x);
-        for (acc, weights) in acc.iter_mut().zip(P::decode(token, tables, pair)) {
-            *acc = dot(*acc, weights, x.into());
+        let weights = P::decode(token, tables, pair);
+        for v in 0..VECTORS {
+            acc[v] = dot(acc[v], weights[v], x.into());
         }
     }
-    for (sums, acc) in sums.as_chunks_mut::<16>().0.iter_mut().zip(acc) {
-        let acc: f32x16<Avx512> = acc.simd_into(token);
-        acc.store_slice(sums);
+    for v in 0..VECTORS {
+        store(token, acc[v], &mut sums[16 * v..16 * v + 16]);
     }
 }
 
 /// Decodes as many pairs of a group's codes as `out` has room for.
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi")]
+#[inline(always)]
 pub(super) fn decode_into<P: Pairs>(token: Avx512, codes: &[u8], out: &mut [[u32; PANEL]]) {
     let tables = P::tables(token);
     for (pair, out) in codes.chunks_exact(P::PAIR_BYTES).zip(out) {
         prefetch_lines(pair, AHEAD);
-        for (out, weights) in out.as_chunks_mut::<16>().0.iter_mut().zip(P::decode(token, tables, pair)) {
-            let weights: u32x16<Avx512> = weights.simd_into(token);
-            weights.store_slice(out);
+        let weights = P::decode(token, tables, pair);
+        for v in 0..VECTORS {
+            let weights: u32x16<Avx512> = weights[v].simd_into(token);
+            weights.store_slice(&mut out[16 * v..16 * v + 16]);
         }
     }
 }
 
 /// Decodes the codes that have no [`Pairs`] through `f32`, which is exact: all of their values are BF16.
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi")]
+#[inline(always)]
 pub(super) fn decode_plain(
     code: Code,
     codes: &[u8],
@@ -198,7 +179,7 @@ pub(super) fn decode_plain(
 }
 
 /// As [`super::float::tile_into`], with pairs.
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512bf16")]
+#[inline(always)]
 pub(super) fn tile_into<const ROWS: usize>(
     token: Avx512,
     weights: &[[u32; PANEL]],
@@ -207,43 +188,53 @@ pub(super) fn tile_into<const ROWS: usize>(
     sums: &mut [[f32; PANEL]; ROWS],
 ) {
     for column in [0, 32] {
-        let mut acc = [[_mm512_setzero_ps(); 2]; ROWS];
-        for (acc, sums) in acc.iter_mut().zip(sums.iter()) {
-            let sums = &sums[column..column + 32];
-            *acc = [
-                f32x16::from_slice(token, &sums[..16]).into(),
-                f32x16::from_slice(token, &sums[16..]).into(),
-            ];
+        let mut acc = [[zero(token); 2]; ROWS];
+        for row in 0..ROWS {
+            acc[row][0] = load(token, &sums[row][column..column + 16]);
+            acc[row][1] = load(token, &sums[row][column + 16..column + 32]);
         }
         for (weights, x) in weights.iter().zip(x.as_chunks::<ROWS>().0) {
             if fetch && column == 0 {
                 prefetch_lines(bytemuck::cast_slice(weights), AHEAD);
             }
-            let weights = &weights[column..column + 32];
-            let a: __m512i = u32x16::from_slice(token, &weights[..16]).into();
-            let b: __m512i = u32x16::from_slice(token, &weights[16..]).into();
-            for (acc, &x) in acc.iter_mut().zip(x) {
-                let x: __m512i = u32x16::splat(token, x).into();
-                *acc = [dot(acc[0], a, x), dot(acc[1], b, x)];
+            let a = u32x16::from_slice(token, &weights[column..column + 16]).into();
+            let b = u32x16::from_slice(token, &weights[column + 16..column + 32]).into();
+            for row in 0..ROWS {
+                let x = u32x16::splat(token, x[row]).into();
+                acc[row] = [dot(acc[row][0], a, x), dot(acc[row][1], b, x)];
             }
         }
-        for (acc, sums) in acc.into_iter().zip(sums.iter_mut()) {
-            let [a, b]: [f32x16<Avx512>; 2] = [acc[0].simd_into(token), acc[1].simd_into(token)];
-            a.store_slice(&mut sums[column..column + 16]);
-            b.store_slice(&mut sums[column + 16..column + 32]);
+        for row in 0..ROWS {
+            store(token, acc[row][0], &mut sums[row][column..column + 16]);
+            store(token, acc[row][1], &mut sums[row][column + 16..column + 32]);
         }
     }
 }
 
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn sums_of(token: Avx512, sums: &[f32; PANEL]) -> [__m512; VECTORS] {
-    let vectors = sums.as_chunks::<16>().0;
-    [0, 1, 2, 3].map(|i| f32x16::from_slice(token, &vectors[i]).into())
+#[inline(always)]
+fn bytes(token: Avx512, bytes: &[u8]) -> __m512i {
+    u8x64::from_slice(token, bytes).into()
 }
 
-#[inline]
-#[target_feature(enable = "avx512f,avx512bf16")]
+#[inline(always)]
+fn zero(token: Avx512) -> __m512 {
+    f32x16::splat(token, 0.0).into()
+}
+
+#[inline(always)]
+fn load(token: Avx512, sums: &[f32]) -> __m512 {
+    f32x16::from_slice(token, sums).into()
+}
+
+#[inline(always)]
+fn store(token: Avx512, acc: __m512, sums: &mut [f32]) {
+    let acc: f32x16<Avx512> = acc.simd_into(token);
+    acc.store_slice(sums);
+}
+
+#[inline(always)]
 fn dot(sum: __m512, weights: __m512i, x: __m512i) -> __m512 {
-    _mm512_dpbf16_ps(sum, bytemuck::cast(weights), bytemuck::cast(x))
+    // SAFETY: the kernels of this module are entered from functions that have the feature, where `Isa::has_bf16_dot` was
+    // found true.
+    unsafe { _mm512_dpbf16_ps(sum, bytemuck::cast(weights), bytemuck::cast(x)) }
 }

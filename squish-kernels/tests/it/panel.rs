@@ -120,7 +120,14 @@ fn products(
     }
     let inputs = Inputs { plan: &plan, words: &words, scales: &scales, sums: &sums };
     let mut out = vec![[f32::NAN; PANEL]; n_rows];
-    product_into(layout, panel, &inputs, &mut ProductScratch::new(), &mut out);
+    let mut scratch = ProductScratch::new();
+    let mut left: &mut [_] = &mut out;
+    for tiles in plan.calls() {
+        let n_rows = plan.tile(tiles.end - 1).end - plan.tile(tiles.start).start;
+        let (sums, rest) = left.split_at_mut(n_rows);
+        product_into(layout, panel, &inputs, tiles, &mut scratch, sums);
+        left = rest;
+    }
     out
 }
 
