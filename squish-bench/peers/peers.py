@@ -1,4 +1,5 @@
-"""Times torch, ml_dtypes and numpy on the operations of the tables, on one thread, and prints one JSON object per line:
+"""Times torch, ml_dtypes and numpy on the operations of the tables, on one thread unless the shape says otherwise, and prints one JSON
+object per line:
 
     {"row": "fp8/encode_e4m3_channel", "peer": "torch 2.15.0", "shape": "128x128", "ns_min": 16650.0, "ns_median": 17010.0,
      "threads": 1, "form": "abs().amax(1), scale, (x * inv).to(float8_e4m3fn)"}
@@ -12,15 +13,20 @@ out, with a line on stderr.
 """
 
 import argparse
+import itertools
 import json
 import os
 import statistics
 import sys
 import time
 
-# One thread, whatever the libraries would choose; read when they are imported.
+# One thread, whatever the libraries would choose, and each on a core of its own where there are more; read when they are imported.
 for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ[variable] = "1"
+os.environ |= {"OMP_PROC_BIND": "close", "OMP_PLACES": "cores"}
+
+# Counted before a library pins this thread.
+PROCESSORS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 import numpy as np  # noqa: E402
 
@@ -40,6 +46,11 @@ except ImportError:
 
 MATRICES = [(128, 128), (4096, 4096)]
 E4M3_MAX = np.float32(448)
+# Products: rows of activations, rows of weights, threads; then the columns of both, and the bytes that all copies of the weights take at
+# one row of activations, which are more than any last level of cache holds.
+PRODUCTS = [(m, 4096, 1) for m in (1, 4, 8, 16, 512)] + [(1, 14336, 1), (1, 4096, 2), (1, 14336, 2), (512, 4096, 2)]
+PRODUCT_COLS = 4096
+ROTATED_BYTES = 400e6
 
 
 def weights(rows, cols):
@@ -226,6 +237,50 @@ def vectors():
         yield "kernels/dot", "4096", "torch", "dot(a, b)", lambda: torch.dot(ta, tb)
 
 
+def products(text):
+    """Products of weights with rows of activations, both in f32 or both in bf16, of the rows whose id contains the text."""
+    if torch is None:
+        return
+    for row, dtype in [("product/f32", torch.float32), ("product/bf16", torch.bfloat16)]:
+        if text not in row:
+            continue
+        for m, n, threads in PRODUCTS:
+            if threads > PROCESSORS:
+                continue
+            shape = f"m{m}_{n}x{PRODUCT_COLS}" + (f"_t{threads}" if threads > 1 else "")
+            generator = torch.Generator().manual_seed(6)
+            x = torch.randn(m, PRODUCT_COLS, generator=generator).to(dtype)
+            w = torch.randn(n, PRODUCT_COLS, generator=generator).mul_(0.02).to(dtype)
+            copies = [w] + [w.clone() for _ in range(-int(-ROTATED_BYTES // w.nbytes) - 1 if m == 1 else 0)]
+            turn, out = itertools.cycle(copies), torch.empty(m, n, dtype=dtype)
+            row_of_x, row_of_out = x[0], out[0]
+
+            def linear(x=x, turn=turn):
+                return F.linear(x, next(turn))
+
+            def mm(x=x, turn=turn, out=out):
+                return torch.mm(x, next(turn).t(), out=out)
+
+            def mv(x=row_of_x, turn=turn, out=row_of_out):
+                return torch.mv(next(turn), x, out=out)
+
+            forms = [("linear(x, w)", linear), ("mm(x, w.t(), out=y)", mm)] + ([("mv(w, x, out=y)", mv)] if m == 1 else [])
+            # Of many rows of activations, 8 are looked at.
+            some = np.unique(np.linspace(0, m - 1, 8).astype(int))
+            wide_x, wide_w = x[some].double().numpy(), w.double().numpy()
+            exact, magnitude = wide_x @ wide_w.T, np.abs(wide_x) @ np.abs(wide_w).T
+            # Sums are in f32, and rounded to the type at the end.
+            bound = 2e-6 * magnitude + torch.finfo(dtype).eps / 2 * np.abs(exact)
+            del wide_w
+            torch.set_num_threads(threads)
+            for _, run in forms:
+                got = run().reshape(m, n)[some].double().numpy()
+                assert (np.abs(got - exact) <= bound).all(), f"{row} {shape}: wrong by {np.max(np.abs(got - exact))}"
+            for form, run in forms:
+                yield row, shape, "torch", form, run
+            torch.set_num_threads(1)
+
+
 def time_call(run, seconds):
     """Times of one call in ns, one per sample of about half a millisecond, or of one call if that is longer."""
     run()
@@ -253,14 +308,16 @@ def main():
     parser.add_argument("--filter", default="", help="only rows whose id contains this text")
     parser.add_argument("--quick", action="store_true", help="a fifth of the time")
     options = parser.parse_args()
-    for group in (fp8_codecs, rows_of_logits, norms, vectors):
+    for group in (fp8_codecs(), rows_of_logits(), norms(), vectors(), products(options.filter)):
         fastest = {}
-        for row, shape, peer, form, run in group():
+        for row, shape, peer, form, run in group:
             if options.filter not in row:
                 continue
-            samples = time_call(run, 0.2 if options.quick else 1.0)
+            seconds = 0.3 if row.startswith("product/") else 1.0
+            samples = time_call(run, seconds / 5 if options.quick else seconds)
             line = {"row": row, "peer": name_and_version(peer), "shape": shape, "ns_min": min(samples)}
-            line |= {"ns_median": statistics.median(samples), "threads": 1, "form": form}
+            threads = torch.get_num_threads() if peer == "torch" else 1
+            line |= {"ns_median": statistics.median(samples), "threads": threads, "form": form}
             key = row, shape, peer
             fastest[key] = min(fastest.get(key, line), line, key=lambda each: each["ns_min"])
         for line in fastest.values():

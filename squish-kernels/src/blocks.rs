@@ -162,10 +162,12 @@ fn halve<S: Simd, const N: usize>(blocks: &mut [S::i32s; MAX_LANES]) {
 fn short<S: Simd, K: Key, const N: usize>(simd: S, x: &[f32]) -> [S::i32s; MAX_LANES] {
     let mut blocks = [S::i32s::splat(simd, 0); MAX_LANES];
     let lanes = S::f32s::LEN;
-    for (largest, x) in blocks.iter_mut().zip(x.chunks_exact(N * lanes)) {
-        *largest = keys::<S, K>(simd, &x[..lanes]);
+    // A length and a count that the compiler knows, so that no loop remains and the blocks stay in registers.
+    let x = &x[..N * lanes * lanes];
+    for i in 0..lanes {
+        blocks[i] = keys::<S, K>(simd, &x[N * i * lanes..][..lanes]);
         for j in 1..N {
-            *largest = largest.max(keys::<S, K>(simd, &x[j * lanes..(j + 1) * lanes]));
+            blocks[i] = blocks[i].max(keys::<S, K>(simd, &x[(N * i + j) * lanes..][..lanes]));
         }
     }
     blocks

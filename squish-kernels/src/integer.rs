@@ -17,9 +17,9 @@
 //! rounded to an integer, in two's complement; and `2^23 + u` has the bits of `u < 2^23` in the place of its mantissa, so
 //! that putting an unsigned code there and subtracting `2^23 + bias + zero_point` gives `code - zero_point` exactly.
 //!
-//! A step takes a vector of code bytes. Where blocks are at least that long, scale and zero point stay in registers for
-//! a block; where they are shorter and a power of two, a step looks them up vector by vector; other blocks, which no
-//! format in use has, end in a padded step each.
+//! A step takes a vector of code bytes. Where blocks are a power of two and short, a step looks scale and zero point up,
+//! vector by vector if a block is less than a step; where blocks are long, both stay in registers for a block; blocks
+//! that are neither, which no format in use has, end in a padded step each.
 
 use bytemuck::Pod;
 use fearless_simd::{Select, Simd, prelude::*};
@@ -29,7 +29,7 @@ use crate::{
     bytes::{narrow_lanes, widen_lanes},
     isa::dispatch,
     nibble::pair,
-    stream::{Stores, Stream, TILE, Tile},
+    stream::{self, Stores, Stream, TILE, Tile},
 };
 
 /// The scale and the zero point of each run of `block` elements; the last run may be shorter.
@@ -150,8 +150,8 @@ pub fn encode_i8_blocks_to(
     assert_eq!(x.len(), out.len(), "integer: `x` and `out` differ in length");
     assert!(limits[0] <= limits[1], "integer: limits {limits:?} are not in order");
     blocks.assert_cover(x.len());
-    let out = bytemuck::cast_slice_mut(out);
-    dispatch!(isa.token(), simd => walk(Encode::<_, false>::new(simd, limits), stores, x, blocks, out));
+    let (ahead, out) = (stream::ahead(stores, x.len()), bytemuck::cast_slice_mut(out));
+    dispatch!(isa.token(), simd => walk(Encode::<_, false>::new(simd, limits, ahead), stores, x, blocks, out));
 }
 
 #[doc(hidden)]
@@ -183,7 +183,8 @@ pub fn encode_i4_blocks_to(
         "integer: limits {limits:?} of 4-bit codes"
     );
     blocks.assert_cover_pairs(x.len());
-    dispatch!(isa.token(), simd => walk(Encode::<_, true>::new(simd, limits), stores, x, blocks, out));
+    let ahead = stream::ahead(stores, x.len());
+    dispatch!(isa.token(), simd => walk(Encode::<_, true>::new(simd, limits, ahead), stores, x, blocks, out));
 }
 
 #[doc(hidden)]
@@ -226,13 +227,13 @@ trait Step<S: Simd, A: Pod, B: Pod>: Copy {
         for (i, (from, to)) in
             from.chunks_exact(Self::FROM).zip(to.chunks_exact_mut(Self::TO)).enumerate()
         {
-            self.step(scales.after(i * Self::LEN), from, to);
+            self.step(scales.of_step(i * Self::LEN), from, to);
         }
         if !from_rest.is_empty() {
             let (mut padded, mut result) = ([A::zeroed(); MAX_STEP], [B::zeroed(); MAX_STEP]);
             padded[..from_rest.len()].copy_from_slice(from_rest);
             self.step(
-                scales.after(n_steps * Self::LEN),
+                scales.of_step(n_steps * Self::LEN),
                 &padded[..Self::FROM],
                 &mut result[..Self::TO],
             );
@@ -261,6 +262,10 @@ trait Step<S: Simd, A: Pod, B: Pod>: Copy {
     }
 }
 
+/// Elements of the largest block whose scale is looked up: a loop, and a streamed tile, per block of 128 elements cost a
+/// tenth of the rate.
+const MAX_LOOKUP: usize = 512;
+
 /// The cast of a whole slice.
 #[inline(always)]
 fn walk<S: Simd, A: Pod, B: Pod, K: Step<S, A, B>>(
@@ -273,10 +278,15 @@ fn walk<S: Simd, A: Pod, B: Pod, K: Step<S, A, B>>(
     let stream = stores.stream();
     let mut tile = Tile::new();
     let (simd, block) = (kernel.simd(), blocks.block);
-    if block < K::LEN && block >= S::f32s::LEN && block.is_power_of_two() {
-        let scales =
-            Lookup { simd, blocks, bias: K::BIAS, shift: block.trailing_zeros(), start: 0 };
-        return kernel.run_streamed(scales, from, to, stream.as_ref(), &mut tile);
+    if block.is_power_of_two() && (S::f32s::LEN..=MAX_LOOKUP).contains(&block) {
+        let (bias, shift) = (K::BIAS, block.trailing_zeros());
+        let scales = Lookup { simd, blocks, bias, shift, start: 0 };
+        if block < K::LEN {
+            kernel.run_streamed(scales, from, to, stream.as_ref(), &mut tile);
+        } else {
+            kernel.run_streamed(LookupSteps(scales), from, to, stream.as_ref(), &mut tile);
+        }
+        return;
     }
     // A block as long as the slice may be longer, and end within a byte.
     let n_elements = from.len().max(to.len());
@@ -309,6 +319,12 @@ impl<S: Simd> Scale<S> {
 trait Scales<S: Simd>: Copy {
     /// Those of the elements from `n` on.
     fn after(self, n: usize) -> Self;
+
+    /// Those of the step that starts at element `n`.
+    #[inline(always)]
+    fn of_step(self, n: usize) -> impl Scales<S> {
+        self.after(n)
+    }
 
     /// The scale of the vector that starts at element `at`.
     fn at(self, at: usize) -> Scale<S>;
@@ -352,6 +368,27 @@ impl<S: Simd> Scales<S> for Lookup<'_, S> {
     }
 }
 
+/// The same for blocks of whole steps, looked up once a step.
+#[derive(Clone, Copy)]
+struct LookupSteps<'a, S>(Lookup<'a, S>);
+
+impl<S: Simd> Scales<S> for LookupSteps<'_, S> {
+    #[inline(always)]
+    fn after(self, n: usize) -> Self {
+        Self(self.0.after(n))
+    }
+
+    #[inline(always)]
+    fn of_step(self, n: usize) -> impl Scales<S> {
+        Uniform(self.0.at(n))
+    }
+
+    #[inline(always)]
+    fn at(self, at: usize) -> Scale<S> {
+        self.0.at(at)
+    }
+}
+
 /// `1.5 · 2^23`, to which the sum with a small number is rounded to an integer.
 const ROUNDER: f32 = 12_582_912.0;
 
@@ -361,19 +398,21 @@ struct Encode<S: Simd, const PACKED: bool> {
     low: S::f32s,
     high: S::f32s,
     rounder: S::f32s,
+    ahead: usize,
 }
 
 impl<S: Simd, const PACKED: bool> Encode<S, PACKED> {
     #[inline(always)]
-    fn new(simd: S, [low, high]: [i8; 2]) -> Self {
+    fn new(simd: S, [low, high]: [i8; 2], ahead: usize) -> Self {
         let splat = |x: f32| S::f32s::splat(simd, x);
         let rounder = if PACKED { ROUNDER + 8.0 } else { ROUNDER };
-        Self { low: splat(low.into()), high: splat(high.into()), rounder: splat(rounder) }
+        Self { low: splat(low.into()), high: splat(high.into()), rounder: splat(rounder), ahead }
     }
 
     /// Codes of as many elements as a vector has bytes, one per byte.
     #[inline(always)]
     fn bytes(self, scales: impl Scales<S>, x: &[f32], at: usize) -> S::u8s {
+        stream::prefetch(x, self.ahead);
         let len = S::f32s::LEN;
         let a = self.lanes(scales.at(at), &x[..len]);
         let b = self.lanes(scales.at(at + len), &x[len..2 * len]);

@@ -16,6 +16,7 @@ pub mod real;
 mod rows;
 #[doc(hidden)]
 pub mod stream;
+pub mod team;
 
 pub mod activation;
 pub mod dot;
@@ -37,6 +38,7 @@ pub use reduce::{abs_max, argmax, max, min, sum};
 pub use softmax::{
     log_softmax_in_place, log_softmax_into, log_sum_exp, softmax_in_place, softmax_into,
 };
+pub use team::Team;
 pub use top_k::{top_k, top_k_scratch_len};
 
 pub use isa::{Isa, SIMD_VARIABLE, SimdLevel, UnknownSimdLevel};

@@ -88,6 +88,34 @@ pub(crate) fn prefetch_lines(bytes: &[u8], ahead: usize) {
     let _ = (bytes, ahead);
 }
 
+/// Asks for memory that a later call will read, a little at each step of the present one, so that loads and arithmetic overlap.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ahead<'a> {
+    bytes: &'a [u8],
+    at: usize,
+    lines_per_step: usize,
+}
+
+impl<'a> Ahead<'a> {
+    /// Asks in `n_steps` steps for as many bytes as `bytes` has, those that follow it in memory.
+    #[inline(always)]
+    pub(crate) fn of(bytes: &'a [u8], n_steps: usize) -> Self {
+        Self { bytes, at: bytes.len(), lines_per_step: bytes.len().div_ceil(64 * n_steps.max(1)) }
+    }
+
+    /// Asks for nothing.
+    pub(crate) const NOTHING: Ahead<'static> = Ahead { bytes: &[], at: 0, lines_per_step: 0 };
+
+    #[inline(always)]
+    pub(crate) fn step(&mut self) {
+        for _ in 0..self.lines_per_step {
+            #[cfg(target_arch = "x86_64")]
+            x86::prefetch_far(self.bytes, self.at);
+            self.at += 64;
+        }
+    }
+}
+
 /// Copies around the caches while it lives; dropping it makes the copies visible in order to other threads.
 #[derive(Debug)]
 pub(crate) struct Stream(());
@@ -191,6 +219,14 @@ mod x86 {
             // SAFETY: As above.
             unsafe { _mm_prefetch::<_MM_HINT_T0>(line.cast()) }
         }
+    }
+
+    /// To the second-level cache: the first has no room for what is needed later.
+    #[inline(always)]
+    pub(super) fn prefetch_far(bytes: &[u8], at: usize) {
+        let line = bytes.as_ptr().wrapping_add(at);
+        // SAFETY: As above.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(line.cast()) }
     }
 
     /// Orders the stores above before later ones, as other threads expect of plain memory.

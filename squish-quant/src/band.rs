@@ -260,7 +260,8 @@ pub(crate) fn finite_abs_max(
     largest: &mut [f32],
 ) -> Result<bool> {
     abs_max_blocks_into(x, block, largest);
-    if largest.iter().all(|x| x.is_finite()) {
+    // Without an early end, since a loop that has one compares one by one.
+    if largest.iter().fold(true, |all, x| all & x.is_finite()) {
         return Ok(true);
     }
     if non_finite == NonFinite::Error {

@@ -91,6 +91,26 @@ pub enum Error {
         /// Stride of the last axis, in elements.
         stride: isize,
     },
+    /// Bytes that are no packed matrix of this version.
+    #[error("`{what}` of a packed matrix is {actual}, expected {expected}")]
+    Packed {
+        /// The field, by name.
+        what: &'static str,
+        /// What it must be.
+        expected: u64,
+        /// What it is.
+        actual: u64,
+    },
+    /// Bytes that must start on a cache line do not.
+    #[error("`{what}` start {offset} bytes into a line of {line}")]
+    Alignment {
+        /// The argument, by name.
+        what: &'static str,
+        /// Bytes of a line.
+        line: usize,
+        /// Bytes past the start of one.
+        offset: usize,
+    },
     /// The number of elements, or a side of a matrix without elements, exceeds [`isize::MAX`].
     #[error("a shape of [{}, {}] is larger than `isize` counts", shape[0], shape[1])]
     TooLarge {

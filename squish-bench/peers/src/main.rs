@@ -2,15 +2,17 @@
 
 mod candle;
 mod fp8;
+mod rten;
 mod timing;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    // Peers are compared on one thread, and candle runs in the global pool.
+    // Peers are compared on one thread; candle runs in the global pool, and rten-gemm asks for its size.
     rayon::ThreadPoolBuilder::new().num_threads(1).build_global()?;
     for n in [128, 4096] {
         fp8::all(n);
     }
     candle::softmax()?;
     candle::rms_norm()?;
+    rten::products()?;
     Ok(())
 }

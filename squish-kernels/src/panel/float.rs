@@ -8,7 +8,7 @@ use fearless_simd::{Simd, prelude::*};
 use half::f16;
 
 use super::layout::{Code, PANEL};
-use crate::{bytes::zip_bytes, stream::prefetch_lines};
+use crate::{bytes::zip_bytes, stream::{Ahead, prefetch_lines}};
 
 /// How far ahead of its reads a kernel that streams a panel asks for lines, in bytes: some 200 ns of a core's share of the
 /// memory's bandwidth.
@@ -248,7 +248,6 @@ pub(crate) fn decode_into<S: Simd, C: PairCodes, M: Chain, const N: usize>(
 ) {
     let lanes = S::f32s::LEN;
     for (pair, out) in codes.chunks_exact(C::PAIR_BYTES).zip(out.as_chunks_mut::<2>().0) {
-        prefetch_lines(pair, AHEAD);
         for i in 0..N / 2 {
             let vectors = C::vectors(i, N);
             let weights = C::decode(simd, pair, i, N);
@@ -272,12 +271,12 @@ pub(crate) fn decode_into<S: Simd, C: PairCodes, M: Chain, const N: usize>(
 /// Adds the products of `weights`, `[inputs, outputs]`, with the inputs of `ROWS` rows, `[inputs, rows]`, to their sums.
 ///
 /// Two vectors of outputs at a time: with twelve rows, 24 sums, two weights and an input are in the 32 registers, and a
-/// step of 24 multiply-adds makes 14 loads. `fetch` asks for weights ahead, where they come from memory.
+/// step of 24 multiply-adds makes 14 loads.
 #[inline(always)]
 pub(crate) fn tile_into<S: Simd, const ROWS: usize>(
     simd: S,
     weights: &[[f32; PANEL]],
-    fetch: bool,
+    mut ahead: Ahead<'_>,
     x: &[f32],
     sums: &mut [[f32; PANEL]; ROWS],
 ) {
@@ -289,9 +288,7 @@ pub(crate) fn tile_into<S: Simd, const ROWS: usize>(
             acc[row] = [S::f32s::from_slice(simd, &sums[row][low.clone()]), S::f32s::from_slice(simd, &sums[row][high.clone()])];
         }
         for (weights, x) in weights.iter().zip(x.as_chunks::<ROWS>().0) {
-            if fetch && column == 0 {
-                prefetch_lines(bytemuck::cast_slice(weights), AHEAD);
-            }
+            ahead.step();
             let (a, b) = (S::f32s::from_slice(simd, &weights[low.clone()]), S::f32s::from_slice(simd, &weights[high.clone()]));
             for row in 0..ROWS {
                 let x = S::f32s::splat(simd, x[row]);

@@ -1,7 +1,8 @@
 //! Inputs of a product, rounded to the mode of its layout and arranged as kernels read them.
 //!
-//! Rows are taken in *tiles* of a few, so many as have their sums in registers at once. In a tile the inputs of all its
-//! rows at one step stand side by side: one `f32` each, a pair of BF16, or four INT8.
+//! Rows are taken in *tiles*. Of floats a tile has so many as have their sums in registers at once, and the inputs of all
+//! its rows at one step stand side by side: one `f32` each, or a pair of BF16. A tile of INT8 has all rows of a call, and
+//! the 32 inputs of a row's block stand together.
 
 use std::ops::Range;
 
@@ -11,7 +12,7 @@ use super::{
 };
 use crate::{Isa, SimdLevel, isa::dispatch};
 
-/// Most rows of a tile on any level.
+/// Most rows of a tile of floats on any level.
 pub(crate) const MAX_TILE: usize = 12;
 
 /// How the rows of an input are split, and what room they need.
@@ -57,13 +58,12 @@ impl Step {
     }
 }
 
-/// Most rows of a tile: two vectors of sums for each fill the registers, with room for weights and inputs.
+/// Most rows of a tile. Of floats two vectors of sums for each row fill the registers, with room for weights and inputs.
 fn most_rows(isa: Isa, step: Step) -> usize {
-    match (isa.level(), step) {
-        // Integer sums are held beside those of floats.
-        (SimdLevel::Avx512 | SimdLevel::Neon, Step::Quad) => 6,
-        (SimdLevel::Avx512 | SimdLevel::Neon, _) => MAX_TILE,
-        (_, Step::Quad) | (SimdLevel::Scalar, _) => 4,
+    match (step, isa.level()) {
+        (Step::Quad, _) => MOST_ROWS,
+        (_, SimdLevel::Avx512 | SimdLevel::Neon) => MAX_TILE,
+        (_, SimdLevel::Scalar) => 4,
         _ => 6,
     }
 }
@@ -103,7 +103,8 @@ impl InputPlan {
 
     /// All tiles, in the calls that their products take: so many that they have [`MOST_ROWS`](super::MOST_ROWS) rows at most.
     pub fn calls(&self) -> impl Iterator<Item = Range<usize>> + use<> {
-        let (n_tiles, at_once) = (self.n_tiles, MOST_ROWS / MAX_TILE);
+        let n_tiles = self.n_tiles;
+        let at_once = MOST_ROWS / most_rows(self.isa, self.step());
         (0..n_tiles).step_by(at_once).map(move |tile| tile..n_tiles.min(tile + at_once))
     }
 
@@ -159,7 +160,7 @@ impl InputPlan {
 pub struct Inputs<'a> {
     /// How they are split.
     pub plan: &'a InputPlan,
-    /// Tile after tile, `[steps, rows of the tile]`.
+    /// Tile after tile, `[steps, rows of the tile]`, or `[blocks, rows of the tile, 8]` of INT8.
     pub words: &'a [u32],
     /// Tile after tile, `[blocks, rows of the tile]`.
     pub scales: &'a [f32],
@@ -194,7 +195,7 @@ impl<'a> Inputs<'a> {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Tile<'a> {
     pub(crate) n_rows: usize,
-    /// `[steps, n_rows]`
+    /// `[steps, n_rows]`, or `[blocks, n_rows, 8]` of INT8.
     pub(crate) words: &'a [u32],
     /// `[blocks, n_rows]`
     pub(crate) scales: &'a [f32],
@@ -242,7 +243,7 @@ fn prepare_row(step: Step, x: &[f32], to: Strided<'_>) {
                 let quads: [u32; BLOCK / 4] = std::array::from_fn(|i| {
                     u32::from_le_bytes([0, 1, 2, 3].map(|k| codes[4 * i + k] as u8))
                 });
-                scatter(&quads, words, n_rows, row);
+                words[row * quads.len()..(row + 1) * quads.len()].copy_from_slice(&quads);
                 scales[i * n_rows + row] = scale;
                 sums[i * n_rows + row] = codes.iter().map(|&code| i32::from(code)).sum();
             }
@@ -348,6 +349,7 @@ mod tests {
                 let (least, most) = (lens.iter().min(), lens.iter().max());
                 assert!(most.copied() <= least.map(|n| n + 1), "{lens:?}");
                 assert!(most.is_none_or(|&n| n <= MAX_TILE));
+                assert!(plan.calls().all(|tiles| plan.rows(&tiles).len() <= MOST_ROWS));
             }
         }
     }

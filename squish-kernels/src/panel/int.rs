@@ -16,9 +16,6 @@ use super::{
 use crate::bytes::same;
 use crate::{bytes::widen_lanes, stream::prefetch_lines};
 
-/// Four inputs of all outputs.
-pub(crate) type Quads = [u32; PANEL];
-
 /// Steps of four inputs in a block.
 pub(crate) const QUADS: usize = BLOCK / 4;
 
@@ -137,7 +134,8 @@ pub(crate) trait ByteCodes {
     /// Bytes of a block of all outputs.
     const BLOCK_BYTES: usize;
 
-    /// The bytes of a vector of outputs for each step of a block.
+    /// The bytes of a vector of outputs for each step of a block. Asks for memory ahead along with each load: many requests
+    /// at once hold up what follows.
     fn decode<S: Simd>(simd: S, table: Table<S>, block: &[u8], vector: usize) -> [S::u8s; QUADS];
 }
 
@@ -160,6 +158,7 @@ impl<const E2M1: bool> ByteCodes for Nibbles<E2M1> {
         let octets = block.as_chunks::<{ 4 * PANEL }>().0;
         for i in 0..QUADS / 2 {
             let codes = &octets[i][vector * S::u8s::LEN..(vector + 1) * S::u8s::LEN];
+            prefetch_lines(codes, AHEAD);
             [out[2 * i], out[2 * i + 1]] = table.halves(S::u8s::from_slice(simd, codes));
         }
         out
@@ -187,6 +186,7 @@ impl ByteCodes for Int8 {
         let quads = block.as_chunks::<{ 4 * PANEL }>().0;
         for i in 0..QUADS {
             let codes = &quads[i][vector * S::u8s::LEN..(vector + 1) * S::u8s::LEN];
+            prefetch_lines(codes, AHEAD);
             out[i] = S::u8s::from_slice(simd, codes) ^ bias;
         }
         out
@@ -210,7 +210,28 @@ pub(crate) fn start_offsets<S: Simd>(simd: S, code: Code, offsets: &[u8; PANEL])
     out
 }
 
-/// Scales of a group, in vectors of outputs.
+/// The scales of the outputs of a group, from its header.
+#[inline(always)]
+fn scales_into<S: Simd, C: ByteCodes>(simd: S, header: &[u8], out: &mut [f32; PANEL]) {
+    let lanes = S::f32s::LEN;
+    if let Code::E2M1 = C::CODE {
+        let bytes = header[..PANEL].chunks_exact(S::u8s::LEN);
+        for (bytes, out) in bytes.zip(out.chunks_exact_mut(S::u8s::LEN)) {
+            let [a, b, c, d] = widen_lanes::<S>(S::u8s::from_slice(simd, bytes));
+            e8m0::<S>(a).store_slice(&mut out[..lanes]);
+            e8m0::<S>(b).store_slice(&mut out[lanes..2 * lanes]);
+            e8m0::<S>(c).store_slice(&mut out[2 * lanes..3 * lanes]);
+            e8m0::<S>(d).store_slice(&mut out[3 * lanes..]);
+        }
+    } else {
+        let bytes = header[..4 * PANEL].chunks_exact(S::u8s::LEN);
+        for (bytes, out) in bytes.zip(out.chunks_exact_mut(lanes)) {
+            S::u8s::from_slice(simd, bytes).bitcast::<S::f32s>().store_slice(out);
+        }
+    }
+}
+
+/// [`scales_into`], in vectors of outputs.
 #[inline(always)]
 fn scales_of<S: Simd, C: ByteCodes, const N: usize>(simd: S, header: &[u8]) -> [S::f32s; N] {
     let mut out = [S::f32s::splat(simd, 0.0); N];
@@ -252,15 +273,11 @@ pub(crate) fn one_row<S: Simd, D: Dot, C: ByteCodes, const ZERO: bool, const N: 
 ) {
     let lanes = S::f32s::LEN;
     let table = Table::new(simd, C::CODE);
-    let header_bytes = match (C::CODE, ZERO) {
-        (Code::E2M1, _) => PANEL,
-        (_, false) => 4 * PANEL,
-        (_, true) => 5 * PANEL,
-    };
     let mut acc = [S::f32s::splat(simd, 0.0); N];
     let mut inputs = x.words.as_chunks::<QUADS>().0.iter().zip(x.scales.iter().zip(x.sums));
     for group in panel.chunks(layout.group_bytes()) {
-        let (header, codes) = group.split_at(header_bytes);
+        let (header, codes) = group.split_at(header_bytes::<C, ZERO>());
+        prefetch_lines(header, AHEAD);
         let scales = scales_of::<S, C, N>(simd, header);
         let mut offsets = [0; PANEL];
         if ZERO {
@@ -269,7 +286,6 @@ pub(crate) fn one_row<S: Simd, D: Dot, C: ByteCodes, const ZERO: bool, const N: 
         }
         for block in codes.chunks_exact(C::BLOCK_BYTES) {
             let Some((quads, (&x_scale, &x_sum))) = inputs.next() else { break };
-            prefetch_lines(block, AHEAD);
             let x_scale = S::f32s::splat(simd, x_scale * C::CODE.unit());
             let mut x = [S::u8s::splat(simd, 0); QUADS];
             for i in 0..QUADS {
@@ -295,91 +311,65 @@ pub(crate) fn one_row<S: Simd, D: Dot, C: ByteCodes, const ZERO: bool, const N: 
     }
 }
 
-/// Decodes a block, `[steps, outputs]`.
+/// Adds the products of a panel's codes with the rows of a tile to their sums.
+///
+/// Each vector of outputs has its block decoded in registers, and meets all rows; a row's sums are in the first-level cache
+/// meanwhile, a load and a store for eight products.
 #[inline(always)]
-pub(crate) fn decode_block<S: Simd, C: ByteCodes>(
+pub(crate) fn rows<S: Simd, D: Dot, C: ByteCodes, const ZERO: bool>(
     simd: S,
-    block: &[u8],
-    out: &mut [Quads; QUADS],
+    layout: &PanelLayout,
+    panel: &[u8],
+    x: Tile<'_>,
+    sums: &mut [[f32; PANEL]],
 ) {
+    let lanes = S::f32s::LEN;
     let table = Table::new(simd, C::CODE);
-    prefetch_lines(block, AHEAD);
-    for v in 0..PANEL / S::f32s::LEN {
-        let at = v * S::f32s::LEN..(v + 1) * S::f32s::LEN;
-        let bytes = C::decode(simd, table, block, v);
-        for i in 0..QUADS {
-            bytes[i].bitcast::<S::u32s>().store_slice(&mut out[i][at.clone()]);
+    let (mut scales, mut offsets) = ([0.0; PANEL], [0; PANEL]);
+    let inputs = x.words.as_chunks::<QUADS>().0.chunks_exact(x.n_rows);
+    let of_inputs = x.scales.chunks_exact(x.n_rows).zip(x.sums.chunks_exact(x.n_rows));
+    let mut inputs = inputs.zip(of_inputs);
+    for group in panel.chunks(layout.group_bytes()) {
+        let (header, codes) = group.split_at(header_bytes::<C, ZERO>());
+        prefetch_lines(header, AHEAD);
+        scales_into::<S, C>(simd, header, &mut scales);
+        if ZERO {
+            let bytes = header.last_chunk().expect("a zero point for each output");
+            offsets = start_offsets(simd, C::CODE, bytes);
+        }
+        for block in codes.chunks_exact(C::BLOCK_BYTES) {
+            let Some((x, (x_scales, x_sums))) = inputs.next() else { break };
+            for v in 0..PANEL / lanes {
+                let at = v * lanes..(v + 1) * lanes;
+                let w = C::decode(simd, table, block, v);
+                let scale = S::f32s::from_slice(simd, &scales[at.clone()]);
+                let own = S::i32s::from_slice(simd, &offsets[at.clone()]);
+                let of_x = x.iter().zip(x_scales.iter().zip(x_sums));
+                for ((quads, (&x_scale, &x_sum)), sums) in of_x.zip(sums.iter_mut()) {
+                    let mut dots = if ZERO {
+                        own * S::i32s::splat(simd, x_sum)
+                    } else {
+                        S::i32s::splat(simd, x_sum * start_offset(simd, C::CODE))
+                    };
+                    for i in 0..QUADS {
+                        dots = dot::<S, D, C>(dots, w[i], S::u32s::splat(simd, quads[i]).bitcast());
+                    }
+                    let x_scale = S::f32s::splat(simd, x_scale * C::CODE.unit());
+                    let sums = &mut sums[at.clone()];
+                    let sum = S::f32s::from_slice(simd, sums);
+                    dots.to_float::<S::f32s>().mul_add(scale * x_scale, sum).store_slice(sums);
+                }
+            }
         }
     }
 }
 
-#[inline(always)]
-fn bytes<S: Simd>(simd: S, quads: &[u32]) -> S::u8s {
-    S::u32s::from_slice(simd, quads).bitcast()
-}
-
-/// Decoded blocks.
-#[derive(Clone, Copy)]
-pub(crate) struct Blocks<'a> {
-    pub(crate) weights: &'a [[Quads; QUADS]],
-    pub(crate) scales: &'a [[f32; PANEL]],
-    /// [`start_offsets`], if there are zero points.
-    pub(crate) offsets: Option<&'a [[i32; PANEL]]>,
-}
-
-/// Adds the products of decoded blocks with a tile to its sums.
-///
-/// As with floats, two vectors of outputs at a time: six rows have 12 integer sums and 12 of floats in registers.
-#[inline(always)]
-pub(crate) fn tile_into<S: Simd, D: Dot, C: ByteCodes, const ROWS: usize>(
-    simd: S,
-    blocks: Blocks<'_>,
-    x: Tile<'_>,
-    sums: &mut [[f32; PANEL]; ROWS],
-) {
-    let lanes = S::f32s::LEN;
-    for column in (0..PANEL).step_by(2 * lanes) {
-        let (low, high) = (column..column + lanes, column + lanes..column + 2 * lanes);
-        let mut acc = [[S::f32s::splat(simd, 0.0); 2]; ROWS];
-        for row in 0..ROWS {
-            acc[row] = [S::f32s::from_slice(simd, &sums[row][low.clone()]), S::f32s::from_slice(simd, &sums[row][high.clone()])];
-        }
-        let of_blocks = blocks.weights.iter().zip(blocks.scales).enumerate();
-        let x_scales = x.scales.as_chunks::<ROWS>().0.iter().zip(x.sums.as_chunks::<ROWS>().0);
-        let x = x.words.as_chunks::<ROWS>().0.as_chunks::<QUADS>().0.iter().zip(x_scales);
-        for ((block, (weights, scales)), (x, (x_scales, x_sums))) in of_blocks.zip(x) {
-            let mut dots = [[S::i32s::splat(simd, 0); 2]; ROWS];
-            for row in 0..ROWS {
-                if let Some(offsets) = blocks.offsets {
-                    let x_sum = S::i32s::splat(simd, x_sums[row]);
-                    let (low, high) = (&offsets[block][low.clone()], &offsets[block][high.clone()]);
-                    let (low, high) = (S::i32s::from_slice(simd, low), S::i32s::from_slice(simd, high));
-                    dots[row] = [low * x_sum, high * x_sum];
-                } else {
-                    dots[row] = [S::i32s::splat(simd, x_sums[row] * start_offset(simd, C::CODE)); 2];
-                }
-            }
-            for i in 0..QUADS {
-                let (a, b) = (bytes::<S>(simd, &weights[i][low.clone()]), bytes::<S>(simd, &weights[i][high.clone()]));
-                for row in 0..ROWS {
-                    let x = S::u32s::splat(simd, x[i][row]).bitcast::<S::u8s>();
-                    dots[row] = [dot::<S, D, C>(dots[row][0], a, x), dot::<S, D, C>(dots[row][1], b, x)];
-                }
-            }
-            let (a, b) = (S::f32s::from_slice(simd, &scales[low.clone()]), S::f32s::from_slice(simd, &scales[high.clone()]));
-            for row in 0..ROWS {
-                let x_scale = S::f32s::splat(simd, x_scales[row] * C::CODE.unit());
-                let [low, high] = dots[row];
-                acc[row] = [
-                    low.to_float::<S::f32s>().mul_add(a * x_scale, acc[row][0]),
-                    high.to_float::<S::f32s>().mul_add(b * x_scale, acc[row][1]),
-                ];
-            }
-        }
-        for row in 0..ROWS {
-            acc[row][0].store_slice(&mut sums[row][low.clone()]);
-            acc[row][1].store_slice(&mut sums[row][high.clone()]);
-        }
+/// Bytes of a group's header.
+const fn header_bytes<C: ByteCodes, const ZERO: bool>() -> usize {
+    match (C::CODE, ZERO) {
+        (Code::E2M1, _) => PANEL,
+        (_, false) => 4 * PANEL,
+        (_, true) => 5 * PANEL,
     }
 }
 

@@ -9,6 +9,16 @@ pub const PANEL: usize = 64;
 /// Inputs of a block. Rows of weights are padded with zeros to whole blocks.
 pub const BLOCK: usize = 32;
 
+/// Bytes of a cache line: panels start on one, and so does what is copied from them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C, align(64))]
+pub struct Line(pub [u8; 64]);
+
+// SAFETY: an array of bytes, as long as its alignment: all bits are valid, zeros included, and there is no padding.
+unsafe impl bytemuck::Zeroable for Line {}
+// SAFETY: as above.
+unsafe impl bytemuck::Pod for Line {}
+
 /// How one weight is stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -258,16 +268,6 @@ impl PanelLayout {
             let (header, codes) = bytes.split_at(layout.header_bytes());
             Group { header, codes }
         })
-    }
-
-    /// A block of a panel with the header of its group.
-    #[inline(always)]
-    pub(crate) fn block<'a>(&self, panel: &'a [u8], block: usize) -> Group<'a> {
-        let per_group = self.group / BLOCK;
-        let bytes = &panel[block / per_group * self.group_bytes()..];
-        let (header, codes) = bytes.split_at(self.header_bytes());
-        let size = self.code_bytes(BLOCK);
-        Group { header, codes: &codes[block % per_group * size..][..size] }
     }
 
     /// Where in the codes of a group the code of an output and an input stands: the byte, and whether it is the upper half.

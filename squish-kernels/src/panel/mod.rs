@@ -36,6 +36,6 @@ mod product;
 #[doc(hidden)]
 pub use definition::Output;
 pub use inputs::{InputPlan, Inputs};
-pub use layout::{Activation, BLOCK, Code, PANEL, PanelLayout, PanelScale};
+pub use layout::{Activation, BLOCK, Code, Line, PANEL, PanelLayout, PanelScale};
 pub use pack::{PanelSource, pack_panel};
 pub use product::{MOST_ROWS, ProductScratch, product_into};

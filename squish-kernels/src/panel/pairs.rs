@@ -26,8 +26,8 @@ pub(super) trait Pairs {
 
     fn tables(token: Avx512) -> Self::Tables;
 
-    /// Two inputs of all outputs.
-    fn decode(token: Avx512, tables: Self::Tables, pair: &[u8]) -> [__m512i; VECTORS];
+    /// Two inputs of half of the outputs.
+    fn decode(token: Avx512, tables: Self::Tables, pair: &[u8], half: usize) -> [__m512i; 2];
 }
 
 /// BF16 as it is.
@@ -41,9 +41,9 @@ impl Pairs for Stored {
     fn tables(_: Avx512) {}
 
     #[inline(always)]
-    fn decode(token: Avx512, (): (), pair: &[u8]) -> [__m512i; VECTORS] {
-        let lines = pair.as_chunks::<64>().0;
-        [bytes(token, &lines[0]), bytes(token, &lines[1]), bytes(token, &lines[2]), bytes(token, &lines[3])]
+    fn decode(token: Avx512, (): (), pair: &[u8], half: usize) -> [__m512i; 2] {
+        let pair = &pair[half * 2 * PANEL..(half + 1) * 2 * PANEL];
+        [bytes(token, &pair[..64]), bytes(token, &pair[64..])]
     }
 }
 
@@ -94,10 +94,9 @@ impl<const EXPONENT: u32> Pairs for Float8<EXPONENT> {
     }
 
     #[inline(always)]
-    fn decode(token: Avx512, tables: Self::Tables, pair: &[u8]) -> [__m512i; VECTORS] {
-        let [a, b] = interleaved(token, bytes(token, &pair[..64]), tables);
-        let [c, d] = interleaved(token, bytes(token, &pair[64..128]), tables);
-        [a.into(), b.into(), c.into(), d.into()]
+    fn decode(token: Avx512, tables: Self::Tables, pair: &[u8], half: usize) -> [__m512i; 2] {
+        let [a, b] = interleaved(token, bytes(token, &pair[half * 64..half * 64 + 64]), tables);
+        [a.into(), b.into()]
     }
 }
 
@@ -121,37 +120,17 @@ fearless_simd::kernel!(
     }
 );
 
-/// Adds the products of a group's codes with a row's pairs of inputs to `sums`.
-#[inline(always)]
-pub(super) fn one_row<P: Pairs>(token: Avx512, codes: &[u8], x: &[u32], sums: &mut [f32; PANEL]) {
-    let mut acc = [zero(token); VECTORS];
-    for v in 0..VECTORS {
-        acc[v] = load(token, &sums[16 * v..16 * v + 16]);
-    }
-    let tables = P::tables(token);
-    for (pair, &x) in codes.chunks_exact(P::PAIR_BYTES).zip(x) {
-        prefetch_lines(pair, AHEAD);
-        let x = u32x16::splat(token, x);
-        let weights = P::decode(token, tables, pair);
-        for v in 0..VECTORS {
-            acc[v] = dot(acc[v], weights[v], x.into());
-        }
-    }
-    for v in 0..VECTORS {
-        store(token, acc[v], &mut sums[16 * v..16 * v + 16]);
-    }
-}
-
 /// Decodes as many pairs of a group's codes as `out` has room for.
 #[inline(always)]
 pub(super) fn decode_into<P: Pairs>(token: Avx512, codes: &[u8], out: &mut [[u32; PANEL]]) {
     let tables = P::tables(token);
     for (pair, out) in codes.chunks_exact(P::PAIR_BYTES).zip(out) {
         prefetch_lines(pair, AHEAD);
-        let weights = P::decode(token, tables, pair);
-        for v in 0..VECTORS {
-            let weights: u32x16<Avx512> = weights[v].simd_into(token);
-            weights.store_slice(&mut out[16 * v..16 * v + 16]);
+        for half in 0..2 {
+            let [a, b] = P::decode(token, tables, pair, half);
+            let [a, b]: [u32x16<Avx512>; 2] = [a.simd_into(token), b.simd_into(token)];
+            a.store_slice(&mut out[32 * half..32 * half + 16]);
+            b.store_slice(&mut out[32 * half + 16..32 * half + 32]);
         }
     }
 }
@@ -178,35 +157,66 @@ pub(super) fn decode_plain(
     }
 }
 
-/// As [`super::float::tile_into`], with pairs.
+/// Adds the products of a group's codes with a tile's pairs of inputs to its sums. `fetch`: and asks for memory ahead.
+///
+/// Of up to six rows all sums are in registers. More meet the outputs in halves: twelve rows have 24 sums, and a step of 24
+/// instructions makes 14 loads.
 #[inline(always)]
-pub(super) fn tile_into<const ROWS: usize>(
+pub(super) fn tile_into<P: Pairs, const ROWS: usize>(
     token: Avx512,
-    weights: &[[u32; PANEL]],
+    codes: &[u8],
     fetch: bool,
     x: &[u32],
     sums: &mut [[f32; PANEL]; ROWS],
 ) {
-    for column in [0, 32] {
+    let tables = P::tables(token);
+    let inputs = x.as_chunks::<ROWS>().0;
+    if ROWS <= 6 {
+        let mut acc = [[zero(token); VECTORS]; ROWS];
+        for row in 0..ROWS {
+            for v in 0..VECTORS {
+                acc[row][v] = load(token, &sums[row][16 * v..16 * v + 16]);
+            }
+        }
+        for (pair, x) in codes.chunks_exact(P::PAIR_BYTES).zip(inputs) {
+            if fetch {
+                prefetch_lines(pair, AHEAD);
+            }
+            let [a, b] = P::decode(token, tables, pair, 0);
+            let [c, d] = P::decode(token, tables, pair, 1);
+            for row in 0..ROWS {
+                let x = u32x16::splat(token, x[row]).into();
+                let [p, q, r, s] = acc[row];
+                acc[row] = [dot(p, a, x), dot(q, b, x), dot(r, c, x), dot(s, d, x)];
+            }
+        }
+        for row in 0..ROWS {
+            for v in 0..VECTORS {
+                store(token, acc[row][v], &mut sums[row][16 * v..16 * v + 16]);
+            }
+        }
+        return;
+    }
+    for half in 0..2 {
+        let (low, high) = (32 * half..32 * half + 16, 32 * half + 16..32 * half + 32);
         let mut acc = [[zero(token); 2]; ROWS];
         for row in 0..ROWS {
-            acc[row][0] = load(token, &sums[row][column..column + 16]);
-            acc[row][1] = load(token, &sums[row][column + 16..column + 32]);
+            acc[row][0] = load(token, &sums[row][low.clone()]);
+            acc[row][1] = load(token, &sums[row][high.clone()]);
         }
-        for (weights, x) in weights.iter().zip(x.as_chunks::<ROWS>().0) {
-            if fetch && column == 0 {
-                prefetch_lines(bytemuck::cast_slice(weights), AHEAD);
+        for (pair, x) in codes.chunks_exact(P::PAIR_BYTES).zip(inputs) {
+            if fetch && half == 0 {
+                prefetch_lines(pair, AHEAD);
             }
-            let a = u32x16::from_slice(token, &weights[column..column + 16]).into();
-            let b = u32x16::from_slice(token, &weights[column + 16..column + 32]).into();
+            let [a, b] = P::decode(token, tables, pair, half);
             for row in 0..ROWS {
                 let x = u32x16::splat(token, x[row]).into();
                 acc[row] = [dot(acc[row][0], a, x), dot(acc[row][1], b, x)];
             }
         }
         for row in 0..ROWS {
-            store(token, acc[row][0], &mut sums[row][column..column + 16]);
-            store(token, acc[row][1], &mut sums[row][column + 16..column + 32]);
+            store(token, acc[row][0], &mut sums[row][low.clone()]);
+            store(token, acc[row][1], &mut sums[row][high.clone()]);
         }
     }
 }

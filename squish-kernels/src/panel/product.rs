@@ -9,16 +9,13 @@ use super::pairs;
 use super::{
     float::{self, Chain, PairCodes, Plain, Rounded, Scaled},
     inputs::{Inputs, Step, Tile},
-    int::{self, Baseline, Blocks, ByteCodes, Dot, QUADS, Vnni},
-    layout::{Activation, BLOCK, Code, Group, PANEL, PanelLayout, PanelScale},
+    int::{self, Baseline, ByteCodes, Dot, Vnni},
+    layout::{Activation, Code, Group, PANEL, PanelLayout, PanelScale},
 };
-use crate::isa::dispatch;
+use crate::{isa::dispatch, stream::Ahead};
 
 /// Rows of decoded weights: 32 KiB, which stay in the first-level cache beside the inputs of a tile.
 const DECODED: usize = 128;
-
-/// Blocks of decoded integers.
-const BLOCKS: usize = DECODED / QUADS;
 
 /// Most rows of inputs in one call, which meet decoded weights before they are replaced. Decoding again for the next ones
 /// costs 1 % of their products, and so many rows of one [`DECODED`] stay in the second-level cache.
@@ -29,10 +26,6 @@ pub const MOST_ROWS: usize = 120;
 #[repr(align(64))]
 pub struct ProductScratch {
     weights: [[u32; PANEL]; DECODED],
-    /// Of each block of decoded integers.
-    scales: [[f32; PANEL]; BLOCKS],
-    /// Likewise.
-    offsets: [[i32; PANEL]; BLOCKS],
     /// Sums of a group that are scaled at its end.
     of_group: [[f32; PANEL]; MOST_ROWS],
 }
@@ -43,8 +36,6 @@ impl ProductScratch {
     pub const fn new() -> Self {
         Self {
             weights: [[0; PANEL]; DECODED],
-            scales: [[0.0; PANEL]; BLOCKS],
-            offsets: [[0; PANEL]; BLOCKS],
             of_group: [[0.0; PANEL]; MOST_ROWS],
         }
     }
@@ -150,6 +141,8 @@ struct Part<'a> {
     at: usize,
     /// Number of inputs.
     len: usize,
+    /// Inputs of a row of decoded weights.
+    per_step: usize,
     /// Whether these are the last inputs of the group.
     ends_group: bool,
 }
@@ -157,15 +150,21 @@ struct Part<'a> {
 impl<'a> Part<'a> {
     /// All inputs, in order.
     fn all(layout: &'a PanelLayout, panel: &'a [u8], step: Step) -> impl Iterator<Item = Self> {
-        let inputs_at_once = DECODED * step.n_inputs();
+        let per_step = step.n_inputs();
+        let inputs_at_once = DECODED * per_step;
         layout.groups(panel).enumerate().flat_map(move |(idx, group)| {
             let start = idx * layout.group();
             let group_len = layout.group().min(layout.padded_inputs() - start);
             (0..group_len).step_by(inputs_at_once).map(move |at| {
                 let len = inputs_at_once.min(group_len - at);
-                Self { group, first: start + at, at, len, ends_group: at + len == group_len }
+                Self { group, first: start + at, at, len, per_step, ends_group: at + len == group_len }
             })
         })
+    }
+
+    /// What the first tile asks for meanwhile: the codes that follow.
+    fn ahead(&self, layout: &PanelLayout, is_first_tile: bool) -> Ahead<'a> {
+        if is_first_tile { Ahead::of(self.codes(layout), STEPS * self.len / self.per_step) } else { Ahead::NOTHING }
     }
 
     /// The codes from its first input on.
@@ -173,6 +172,9 @@ impl<'a> Part<'a> {
         &self.group.codes[layout.code_bytes(self.at)..layout.code_bytes(self.at + self.len)]
     }
 }
+
+/// Steps that a tile takes for each row of decoded weights on the widest vectors, which meet half of the outputs at once.
+const STEPS: usize = 2;
 
 /// Calls `$body` with the number of rows of a tile as a constant `$rows`.
 macro_rules! with_rows {
@@ -261,7 +263,7 @@ fn decode<S: Simd, const N: usize>(
 #[inline(always)]
 fn tiles<S: Simd, const N: usize>(simd: S, job: Job<'_>) {
     let Job { layout, panel, inputs, tiles, scratch, sums } = job;
-    let ProductScratch { weights, of_group, .. } = scratch;
+    let ProductScratch { weights, of_group } = scratch;
     let in_place = layout.code() == Code::F32;
     for part in Part::all(layout, panel, inputs.plan.step()) {
         let weights: &[[f32; PANEL]] = if in_place {
@@ -282,10 +284,10 @@ fn tiles<S: Simd, const N: usize>(simd: S, job: Job<'_>) {
             #[inline(always)]
             |idx, tile, sums| {
                 let x = bytemuck::cast_slice(tile.words);
-                let fetch = in_place && idx == tiles.start;
+                let ahead = part.ahead(layout, idx == tiles.start);
                 with_rows!(tile.n_rows, R => {
                     let sums = sums.first_chunk_mut::<R>().expect("the rows of the tile");
-                    float::tile_into::<S, R>(simd, weights, fetch, x, sums);
+                    float::tile_into::<S, R>(simd, weights, ahead, x, sums);
                 }, 1 2 3 4 5 6 7 8 9 10 11 12);
             },
         );
@@ -336,47 +338,23 @@ fn quads<S: Simd, D: Dot>(simd: S, job: Job<'_>) {
 
 #[inline(always)]
 fn quads_of<S: Simd, D: Dot, C: ByteCodes>(simd: S, job: Job<'_>) {
-    let Job { layout, panel, inputs, tiles, scratch, sums } = job;
-    let plan = inputs.plan;
+    let Job { layout, panel, inputs, tiles, sums, .. } = job;
+    let x = inputs.tile(tiles.start, 0, layout.padded_inputs());
     let zero_points = layout.scale() == PanelScale::F32Zero;
-    if sums.len() == 1 {
-        let x = inputs.tile(tiles.start, 0, layout.padded_inputs());
-        let sums = &mut sums[0];
-        return match (S::f32s::LEN, zero_points) {
-            (16, false) => int::one_row::<S, D, C, false, 4>(simd, layout, panel, x, sums),
-            (16, true) => int::one_row::<S, D, C, true, 4>(simd, layout, panel, x, sums),
-            (8, false) => int::one_row::<S, D, C, false, 8>(simd, layout, panel, x, sums),
-            (8, true) => int::one_row::<S, D, C, true, 8>(simd, layout, panel, x, sums),
-            (_, false) => int::one_row::<S, D, C, false, 16>(simd, layout, panel, x, sums),
-            (_, true) => int::one_row::<S, D, C, true, 16>(simd, layout, panel, x, sums),
+    let [first] = sums else {
+        return if zero_points {
+            int::rows::<S, D, C, true>(simd, layout, panel, x, sums);
+        } else {
+            int::rows::<S, D, C, false>(simd, layout, panel, x, sums);
         };
-    }
-    let first_row = plan.rows(&tiles).start;
-    let ProductScratch { weights, scales, offsets, .. } = scratch;
-    for first in (0..layout.padded_inputs()).step_by(BLOCK * BLOCKS) {
-        let n_blocks = BLOCKS.min((layout.padded_inputs() - first) / BLOCK);
-        for i in 0..n_blocks {
-            let block = layout.block(panel, first / BLOCK + i);
-            let weights = weights[i * QUADS..].first_chunk_mut().expect("room for a block");
-            int::decode_block::<S, C>(simd, block.codes, weights);
-            scales[i] = block.scales(layout);
-            if zero_points {
-                offsets[i] = int::start_offsets(simd, C::CODE, &block.offsets(layout));
-            }
-        }
-        let blocks = Blocks {
-            weights: weights[..n_blocks * QUADS].as_chunks().0,
-            scales: &scales[..n_blocks],
-            offsets: zero_points.then_some(&offsets[..n_blocks]),
-        };
-        for idx in tiles.clone() {
-            let x = inputs.tile(idx, first, n_blocks * BLOCK);
-            let sums = &mut sums[plan.tile(idx).start - first_row..];
-            with_rows!(x.n_rows, R => {
-                let sums = sums.first_chunk_mut::<R>().expect("the rows of the tile");
-                int::tile_into::<S, D, C, R>(simd, blocks, x, sums);
-            }, 1 2 3 4 5 6);
-        }
+    };
+    match (S::f32s::LEN, zero_points) {
+        (16, false) => int::one_row::<S, D, C, false, 4>(simd, layout, panel, x, first),
+        (16, true) => int::one_row::<S, D, C, true, 4>(simd, layout, panel, x, first),
+        (8, false) => int::one_row::<S, D, C, false, 8>(simd, layout, panel, x, first),
+        (8, true) => int::one_row::<S, D, C, true, 8>(simd, layout, panel, x, first),
+        (_, false) => int::one_row::<S, D, C, false, 16>(simd, layout, panel, x, first),
+        (_, true) => int::one_row::<S, D, C, true, 16>(simd, layout, panel, x, first),
     }
 }
 
@@ -401,52 +379,23 @@ mod x86 {
         enable = "fxsr,adx,aes,avx512bitalg,avx512bw,avx512cd,avx512dq,avx512f,avx512ifma,avx512vbmi,avx512vbmi2,avx512vl,avx512vnni,avx512vpopcntdq,bmi1,bmi2,cmpxchg16b,fma,gfni,lzcnt,movbe,pclmulqdq,popcnt,rdrand,rdseed,sha,vaes,vpclmulqdq,xsave,xsavec,xsaveopt,xsaves,avx512bf16"
     )]
     pub(super) fn run_pairs(token: Avx512, job: Job<'_>) {
-        if job.sums.len() != 1 {
-            return pair_tiles(token, job);
-        }
-        match job.layout.code() {
-            Code::Bf16 => one_pair_row::<pairs::Stored>(token, job),
-            Code::E4M3 => one_pair_row::<pairs::Float8<4>>(token, job),
-            Code::E5M2 => one_pair_row::<pairs::Float8<5>>(token, job),
-            _ => pair_tiles(token, job),
-        }
-    }
-
-    /// As [`one_row`], with pairs.
-    #[inline(always)]
-    fn one_pair_row<P: pairs::Pairs>(token: Avx512, job: Job<'_>) {
-        let Job { layout, panel, .. } = job;
-        for (group_idx, group) in layout.groups(panel).enumerate() {
-            let x = one_row_of(&job, group_idx).words;
-            if scales_sums(layout) {
-                let mut of_group = [0.0; PANEL];
-                pairs::one_row::<P>(token, group.codes, x, &mut of_group);
-                add_scaled(token, &of_group, &group.scales(layout), &mut job.sums[0]);
-            } else {
-                pairs::one_row::<P>(token, group.codes, x, &mut job.sums[0]);
-            }
-        }
-    }
-
-    /// As [`tiles`], with pairs.
-    #[inline(always)]
-    fn pair_tiles(token: Avx512, job: Job<'_>) {
         let Job { layout, panel, inputs, tiles, scratch, sums } = job;
-        let ProductScratch { weights, of_group, .. } = scratch;
-        let in_place = layout.code() == Code::Bf16;
+        let ProductScratch { weights, of_group } = scratch;
+        // What one tile alone needs is decoded in registers.
+        let once = tiles.len() == 1;
         for part in Part::all(layout, panel, inputs.plan.step()) {
-            let codes = part.codes(layout);
-            let weights: &[[u32; PANEL]] = if in_place {
-                bytemuck::cast_slice(codes)
-            } else {
+            let mut codes = part.codes(layout);
+            let mut code = layout.code();
+            let is_float8 = matches!(code, Code::E4M3 | Code::E5M2);
+            if code != Code::Bf16 && !(is_float8 && once) {
                 let weights = &mut weights[..part.len / 2];
-                match layout.code() {
+                match code {
                     Code::E4M3 => pairs::decode_into::<pairs::Float8<4>>(token, codes, weights),
                     Code::E5M2 => pairs::decode_into::<pairs::Float8<5>>(token, codes, weights),
-                    code => pairs::decode_plain(code, codes, &part.group.offsets(layout), weights),
+                    _ => pairs::decode_plain(code, codes, &part.group.offsets(layout), weights),
                 }
-                weights
-            };
+                (code, codes) = (Code::Bf16, bytemuck::cast_slice(weights));
+            }
             for_sums(
                 token,
                 layout,
@@ -457,10 +406,15 @@ mod x86 {
                 sums,
                 #[inline(always)]
                 |idx, tile, sums| {
-                    let fetch = in_place && idx == tiles.start;
+                    let fetch = layout.code() != Code::Bf16 || idx == tiles.start;
                     with_rows!(tile.n_rows, R => {
                         let sums = sums.first_chunk_mut::<R>().expect("the rows of the tile");
-                        pairs::tile_into::<R>(token, weights, fetch, tile.words, sums);
+                        let x = tile.words;
+                        match code {
+                            Code::E4M3 => pairs::tile_into::<pairs::Float8<4>, R>(token, codes, fetch, x, sums),
+                            Code::E5M2 => pairs::tile_into::<pairs::Float8<5>, R>(token, codes, fetch, x, sums),
+                            _ => pairs::tile_into::<pairs::Stored, R>(token, codes, fetch, x, sums),
+                        }
                     }, 1 2 3 4 5 6 7 8 9 10 11 12);
                 },
             );

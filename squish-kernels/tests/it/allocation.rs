@@ -4,7 +4,7 @@ use squish_kernels::{
     Gelu, Isa, RmsVariant, abs_max, add_layer_norm_in_place, add_rms_norm_in_place,
     add_rms_norm_into, argmax, axpy, dot, exp_in_place, exp_into, gelu_in_place, layer_norm_into,
     log_softmax_in_place, log_sum_exp, max, min, rms_norm_in_place, rms_norm_into, scale_add,
-    silu_in_place, softmax_in_place, softmax_into, sum, top_k, top_k_scratch_len,
+    silu_in_place, softmax_in_place, softmax_into, sum, top_k, top_k_scratch_len, Team,
 };
 
 use crate::common::numbers;
@@ -41,4 +41,20 @@ fn kernels_allocate_nothing() {
         rms_norm_into(&half, &half, 1e-5, RmsVariant::Llama, &mut half_out);
     });
     assert_eq!(n, 0);
+}
+
+#[test]
+fn regions_of_a_team_allocate_nothing_on_the_calling_thread() {
+    let team = Team::new(3).expect("three threads");
+    let mut items = [0; 16];
+    let ((), n) = count_allocations(|| {
+        for round in 0..100 {
+            team.for_each(&mut items, |x| *x += 1);
+            // Regions meet workers that spin and workers that are parked.
+            if round % 20 == 0 {
+                std::thread::sleep(std::time::Duration::from_millis(3));
+            }
+        }
+    });
+    assert_eq!((n, items), (0, [100; 16]));
 }

@@ -1,17 +1,27 @@
-//! What a user would pick instead, measured in the same minutes: a Rust package outside the workspace and a Python script.
+//! What a user would pick instead, measured in the same minutes: a Rust package outside the workspace, a Python script, and a C++ program
+//! over a build of ggml that the caller has.
 //!
-//! Both print one JSON line per figure, after asserting that their answer equals the definition. A program that cannot be built or run
+//! Each prints one JSON line per figure, after asserting that their answer equals the definition. A program that cannot be built or run
 //! drops its columns, with a line saying why.
 
-use std::process::Command;
+use std::{
+    env,
+    ffi::{OsStr, OsString},
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use super::Options;
 use crate::{
-    failure::Outcome,
+    failure::{Failure, Outcome},
     process::{capture, cargo, pass, root, target_dir},
     python::{PYTHON_VARIABLE, python},
     results::PeerResult,
 };
+
+/// Names ggml's source tree, built in its folder `build`.
+const GGML_VARIABLE: &str = "SQUISH_GGML";
 
 /// The peer programs of a run and what they printed so far.
 #[derive(Debug, Default)]
@@ -31,7 +41,7 @@ pub(crate) fn none_asked() -> Peers {
     }
 }
 
-/// Builds the Rust peers and finds a Python for the others.
+/// Builds the Rust peers, finds a Python for its libraries, and builds the program that times ggml.
 pub(crate) fn prepare(options: &Options, say: &mut dyn FnMut(&str)) -> Peers {
     let mut peers = Peers::default();
     say("building the Rust peers");
@@ -46,13 +56,20 @@ pub(crate) fn prepare(options: &Options, say: &mut dyn FnMut(&str)) -> Peers {
             "Python peers (peers.py): {failure}; `{PYTHON_VARIABLE}` may name an interpreter"
         )),
     }
+    say("building the peer ggml");
+    match ggml_peer(env::var_os(GGML_VARIABLE).as_deref()) {
+        Ok(program) => peers.programs.push(("ggml (squish-bench/peers/ggml)", program)),
+        Err(failure) => {
+            peers.missing.push(format!("ggml (squish-bench/peers/ggml): {failure}"));
+        }
+    }
     for (_, program) in &mut peers.programs {
         program.args(arguments(options));
     }
     peers
 }
 
-/// What both programs understand.
+/// What every program understands.
 fn arguments(options: &Options) -> Vec<&str> {
     let filter = options.filter.iter().flat_map(|filter| ["--filter", filter.as_str()]);
     filter.chain(options.quick.then_some("--quick")).collect()
@@ -76,6 +93,36 @@ fn python_peers() -> Outcome<Command> {
     let mut command = Command::new(python(&folder.join("requirements.txt"), "peers")?);
     command.arg(folder.join("peers.py"));
     Ok(command)
+}
+
+/// The C++ program, linked with the shared libraries below the source tree that `named` names.
+fn ggml_peer(named: Option<&OsStr>) -> Outcome<Command> {
+    let named = named.map(Path::new).ok_or_else(|| {
+        Failure::new(format!("`{GGML_VARIABLE}` names no source tree with a build of it"))
+    })?;
+    let ggml = named.canonicalize().map_err(|error| Failure::at(named, &error))?;
+    let libraries = ggml.join("build/src");
+    let folder = target_dir().join("peers");
+    fs::create_dir_all(&folder).map_err(|error| Failure::at(&folder, &error))?;
+    let program = folder.join("ggml-peer");
+    pass(
+        Command::new(env::var_os("CXX").unwrap_or_else(|| "c++".into()))
+            .args(["-std=c++17", "-O2", "-o"])
+            .arg(&program)
+            .arg(root().join("squish-bench/peers/ggml/main.cpp"))
+            .arg(prefixed("-I", ggml.join("include")))
+            .arg(prefixed("-L", libraries.clone()))
+            .arg(prefixed("-Wl,-rpath,", libraries))
+            .args(["-lggml-cpu", "-lggml-base"]),
+    )?;
+    Ok(Command::new(program))
+}
+
+/// A compiler's flag and its folder in one argument.
+fn prefixed(flag: &str, folder: PathBuf) -> OsString {
+    let mut argument = OsString::from(flag);
+    argument.push(folder);
+    argument
 }
 
 impl Peers {
@@ -160,6 +207,13 @@ mod tests {
     fn a_line_that_is_no_result_is_shown() {
         assert!(parse("warning: slow\n").unwrap_err().starts_with("`warning: slow`"));
         assert!(parse("\n").unwrap().is_empty());
+    }
+
+    #[test]
+    fn without_a_ggml_or_with_a_wrong_one_its_columns_are_dropped() {
+        let why = |named: Option<&str>| ggml_peer(named.map(OsStr::new)).unwrap_err().to_string();
+        assert!(why(None).contains("`SQUISH_GGML` names no source tree"));
+        assert!(why(Some("no-such-folder")).contains("no-such-folder"));
     }
 
     #[test]

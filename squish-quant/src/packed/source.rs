@@ -1,0 +1,132 @@
+//! The tensors of this crate as what panels are packed from.
+
+use squish_kernels::panel::{PanelScale, PanelSource};
+
+use super::{Dense, Weights};
+use crate::{
+    error::{Error, Result},
+    granularity::{Granularity, n_elements},
+    int::IntFormat,
+    mx::MX_BLOCK,
+};
+
+/// Weights whose bytes have been counted.
+pub(super) struct Source<'a> {
+    weights: Weights<'a>,
+    n_inputs: usize,
+}
+
+impl<'a> Source<'a> {
+    pub(super) fn new(weights: Weights<'a>) -> Result<Self> {
+        let shape = weights.shape();
+        if let Weights::Dense { dense, bytes, .. } = weights {
+            let n_bytes = n_elements(shape)?.checked_mul(n_bytes(dense));
+            let n_bytes = n_bytes.ok_or(Error::TooLarge { shape })?;
+            Error::check_length("bytes", n_bytes, bytes.len())?;
+        }
+        Ok(Self { weights, n_inputs: shape[1] })
+    }
+
+    pub(super) fn scale(&self) -> PanelScale {
+        match &self.weights {
+            Weights::Dense { .. } => PanelScale::Absent,
+            Weights::Fp8(_) => PanelScale::F32,
+            Weights::Mx(_) => PanelScale::E8M0,
+            Weights::Int(tensor) if tensor.zero_points().is_some() => PanelScale::F32Zero,
+            Weights::Int(_) => PanelScale::F32,
+        }
+    }
+
+    /// Inputs that share a scale.
+    pub(super) fn group(&self) -> usize {
+        match &self.weights {
+            Weights::Dense { .. } => self.n_inputs,
+            Weights::Fp8(tensor) => columns(tensor.granularity(), self.n_inputs),
+            Weights::Mx(_) => MX_BLOCK,
+            Weights::Int(tensor) => columns(tensor.granularity(), self.n_inputs),
+        }
+    }
+
+    /// Where the scale of an output's group is.
+    fn scale_idx(&self, granularity: Granularity, output: usize, group: usize) -> usize {
+        let n_groups = self.n_inputs.div_ceil(columns(granularity, self.n_inputs).max(1));
+        match granularity {
+            Granularity::Tensor => 0,
+            Granularity::Channel => output,
+            Granularity::Block1d(_) => output * n_groups + group,
+            Granularity::Block2d { rows, .. } => output / rows * n_groups + group,
+        }
+    }
+}
+
+/// Columns that share a scale.
+fn columns(granularity: Granularity, n_inputs: usize) -> usize {
+    match granularity {
+        Granularity::Tensor | Granularity::Channel => n_inputs,
+        Granularity::Block1d(cols) | Granularity::Block2d { cols, .. } => cols,
+    }
+}
+
+const fn n_bytes(dense: Dense) -> usize {
+    match dense {
+        Dense::F32 => 4,
+        Dense::Bf16 | Dense::F16 => 2,
+    }
+}
+
+impl PanelSource for Source<'_> {
+    fn codes_into(&self, output: usize, first: usize, codes: &mut [u8]) {
+        let start = output * self.n_inputs + first;
+        match &self.weights {
+            Weights::Dense { dense, bytes, .. } => {
+                let start = start * n_bytes(*dense);
+                codes.copy_from_slice(&bytes[start..start + codes.len()]);
+            }
+            Weights::Fp8(tensor) => {
+                codes.copy_from_slice(&tensor.codes()[start..start + codes.len()]);
+            }
+            Weights::Int(tensor) if tensor.format() == IntFormat::Int8 => {
+                codes.copy_from_slice(&tensor.codes()[start..start + codes.len()]);
+            }
+            Weights::Int(tensor) => nibbles(tensor.codes(), start, codes),
+            Weights::Mx(tensor) => nibbles(tensor.codes(), start, codes),
+        }
+    }
+
+    fn scale_bits(&self, output: usize, group: usize) -> u32 {
+        match &self.weights {
+            Weights::Dense { .. } => 0,
+            Weights::Fp8(tensor) => {
+                let idx = self.scale_idx(tensor.granularity(), output, group);
+                tensor.scales()[idx].to_bits()
+            }
+            Weights::Int(tensor) => {
+                let idx = self.scale_idx(tensor.granularity(), output, group);
+                tensor.scales()[idx].to_bits()
+            }
+            Weights::Mx(tensor) => {
+                u32::from(tensor.scales()[output * (self.n_inputs / MX_BLOCK) + group])
+            }
+        }
+    }
+
+    fn zero_point(&self, output: usize, group: usize) -> i8 {
+        match &self.weights {
+            Weights::Int(tensor) => tensor.zero_points().map_or(0, |zero_points| {
+                zero_points[self.scale_idx(tensor.granularity(), output, group)]
+            }),
+            Weights::Dense { .. } | Weights::Fp8(_) | Weights::Mx(_) => 0,
+        }
+    }
+}
+
+/// Codes that stand two in a byte, the earlier in its lower half. The first of a row stands in one: rows have whole bytes.
+fn nibbles(packed: &[u8], start: usize, codes: &mut [u8]) {
+    let n = codes.len();
+    for (pair, byte) in codes.chunks_mut(2).zip(&packed[start / 2..(start + n).div_ceil(2)]) {
+        pair[0] = byte & 0xf;
+        if let [_, second] = pair {
+            *second = byte >> 4;
+        }
+    }
+}
