@@ -22,8 +22,10 @@ pub struct Row {
     pub table: Table,
     /// What one call moves and computes.
     pub work: Work,
-    /// Which limit of the machine binds it.
+    /// Which limit of the machine binds it, on so many threads.
     pub limit: Limit,
+    /// Threads that one call runs on.
+    pub threads: usize,
     /// What the measurement must reach.
     pub targets: &'static [Target],
     /// One remark for the reader of the table, or nothing.
@@ -42,6 +44,7 @@ impl Row {
         table: Table::Seed,
         work: Work::bytes(0, 0),
         limit: Limit::None,
+        threads: 1,
         targets: &[],
         note: "",
         release_profile: false,
@@ -49,6 +52,9 @@ impl Row {
 
     /// Base of the rows with shapes of real models.
     pub const LLM: Self = Self { table: Table::Llm, ..Self::SEED };
+
+    /// Base of products with packed weights, whose shapes are `m{rows}_{outputs}x{inputs}`, with `_t{threads}` of several.
+    pub const PRODUCT: Self = Self { table: Table::Product, ..Self::SEED };
 
     /// Base of grid points that stand in no published table and run under `--sweep` alone.
     pub const SWEEP: Self = Self { table: Table::Sweep, ..Self::SEED };
@@ -95,6 +101,8 @@ pub enum Table {
     Seed,
     /// Among the rows with shapes of real models.
     Llm,
+    /// Among the products with packed weights.
+    Product,
     /// Nowhere: a grid point, run under `--sweep` and printed to the terminal.
     Sweep,
 }
@@ -144,7 +152,7 @@ pub enum Residency {
     Dram,
 }
 
-/// The limit of the machine that binds an operation, from the probe of the same run on one thread.
+/// The limit of the machine that binds an operation, from the probe of the same run on as many threads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(tag = "kind", content = "residency", rename_all = "snake_case")]
 pub enum Limit {
@@ -162,7 +170,7 @@ pub enum Limit {
     None,
 }
 
-/// What the measurement of a row must reach: the minimum over samples and launches of variant `ours`, on one thread.
+/// What the measurement of a row must reach: the minimum over samples and launches of variant `ours`.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Target {
@@ -183,6 +191,13 @@ pub enum Target {
         /// For example `memcpy`.
         probe: &'static str,
         /// For example 4.2.
+        times: f64,
+    },
+    /// `time <= times * time of ours` at another shape of the same row, such as that of a single row of inputs.
+    AtMostTimesShape {
+        /// For example `m1_4096x4096`.
+        shape: &'static str,
+        /// For example 1.6.
         times: f64,
     },
     /// `time of the peer >= times * time`; the peer's name without its version.

@@ -234,6 +234,12 @@ impl Checked<'_> {
         })
     }
 
+    /// Times something else that moves `bytes`, as `probe-{name}`.
+    #[must_use]
+    pub fn probe(self, name: &str, bytes: u64, time: impl FnMut(&mut Bencher<'_>)) -> Self {
+        self.time(format!("probe-{name}"), bytes, time)
+    }
+
     /// Times reading every byte of `buffers` once, as `probe-read`: pass the operation's own inputs.
     #[must_use]
     pub fn read_probe<T: NoUninit>(self, buffers: &[&[T]]) -> Self {

@@ -52,6 +52,7 @@ mod product;
 mod source;
 mod workspace;
 
+pub use bytes::Verify;
 pub use product::{Epilogue, Gate, Product};
 use source::Source;
 pub use workspace::Workspace;
@@ -213,6 +214,11 @@ impl<B: AsRef<[Line]>> PackedMatrix<B> {
     pub fn bits_per_weight(&self) -> f64 {
         let [rows, cols] = self.shape();
         8.0 * self.n_bytes() as f64 / (rows * cols) as f64
+    }
+
+    /// The panels: what a product reads.
+    pub fn lines(&self) -> &[Line] {
+        self.lines.as_ref()
     }
 
     /// The same matrix, borrowed.

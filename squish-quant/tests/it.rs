@@ -10,6 +10,8 @@ mod fp8;
 mod int;
 #[path = "it/mx.rs"]
 mod mx;
+#[path = "it/packed.rs"]
+mod packed;
 #[path = "it/stats.rs"]
 mod stats;
 

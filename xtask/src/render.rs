@@ -7,6 +7,8 @@ use crate::{
     verdict::{FEWEST_LAUNCHES, MOST_DRIFT, Unit, Verdict, drift, judge, limit_ns, peer_ns},
 };
 
+mod products;
+
 /// The whole file.
 #[must_use]
 pub(crate) fn render(results: &Results) -> String {
@@ -15,6 +17,7 @@ pub(crate) fn render(results: &Results) -> String {
     probes(&mut out, results);
     seed_rows(&mut out, results);
     llm_rows(&mut out, results);
+    products::render(&mut out, results);
     targets(&mut out, results);
     other_forms(&mut out, results);
     fixture(&mut out, results);
@@ -217,7 +220,7 @@ fn seed_rows(out: &mut String, results: &Results) {
 
 fn llm_rows(out: &mut String, results: &Results) {
     let rows: Vec<&RowResult> =
-        results.rows.iter().filter(|row| row.row.table != Table::Seed).collect();
+        results.rows.iter().filter(|row| matches!(row.row.table, Table::Llm | Table::Sweep)).collect();
     if rows.is_empty() {
         return;
     }
@@ -354,7 +357,7 @@ fn reason(results: &Results, row: &RowResult) -> String {
     if results.machine.launches < FEWEST_LAUNCHES {
         return launches(results.machine.launches);
     }
-    drift(results, row.row.limit).map_or("no probe".into(), |drift| format!("drift {drift:.2}"))
+    drift(results, row).map_or("no probe".into(), |drift| format!("drift {drift:.2}"))
 }
 
 fn launches(n: usize) -> String {

@@ -138,6 +138,9 @@ pub(crate) struct Row {
     pub(crate) work: Work,
     /// The binding limit.
     pub(crate) limit: Limit,
+    /// Threads of one call.
+    #[serde(default = "one")]
+    pub(crate) threads: usize,
     /// What must be reached.
     pub(crate) targets: Vec<Target>,
     /// A remark.
@@ -154,8 +157,15 @@ pub(crate) enum Table {
     Seed,
     /// Among the rows with shapes of real models.
     Llm,
+    /// Among the products with packed weights.
+    Product,
     /// To the terminal only.
     Sweep,
+}
+
+/// What files say that were written before rows had a number of threads.
+const fn one() -> usize {
+    1
 }
 
 /// What one call moves and computes.
@@ -222,6 +232,13 @@ pub(crate) enum Target {
     AtMostTimesProbe {
         /// The probe.
         probe: String,
+        /// At most this.
+        times: f64,
+    },
+    /// Time over our time at another shape of the row.
+    AtMostTimesShape {
+        /// The other shape.
+        shape: String,
         /// At most this.
         times: f64,
     },
@@ -419,6 +436,7 @@ mod tests {
                     table,
                     work: W::bytes(1, 4).with_flops(2),
                     limit,
+                    threads: 2,
                     targets: TARGETS,
                     note: "a note",
                     release_profile: true,

@@ -10,8 +10,8 @@ pub(crate) const MOST_DRIFT: f64 = 1.10;
 /// Fewest launches for a verdict.
 pub(crate) const FEWEST_LAUNCHES: usize = 3;
 
-/// The best figure of one probe for `limit` on one thread, in units per nanosecond.
-fn figure(probe: &Probe, limit: Limit) -> Option<f64> {
+/// The best figure of one probe for `limit` on so many threads, in units per nanosecond.
+fn figure(probe: &Probe, limit: Limit, threads: usize) -> Option<f64> {
     let level = |residency| match residency {
         Residency::L1 => "l1",
         Residency::L2 => "l2",
@@ -29,8 +29,9 @@ fn figure(probe: &Probe, limit: Limit) -> Option<f64> {
         Limit::Bf16Dot => vec!["dot_bf16".to_owned()],
         Limit::Int8Dot => vec!["dot_int8".to_owned()],
     };
-    let one = probe.threads.iter().find(|entry| entry.threads == 1)?;
-    one.figures
+    let entry = probe.threads.iter().find(|entry| entry.threads == threads)?;
+    entry
+        .figures
         .iter()
         .filter(|figure| names.contains(&figure.name))
         .map(|figure| figure.best)
@@ -47,14 +48,18 @@ pub(crate) fn limit_ns(results: &Results, row: &RowResult) -> Option<f64> {
         Limit::Fma | Limit::Bf16Dot | Limit::Int8Dot => work.flops,
         Limit::None => return None,
     };
-    let best = results.probes.iter().filter_map(|probe| figure(probe, limit)).reduce(f64::max)?;
+    let figures = results.probes.iter().filter_map(|probe| figure(probe, limit, row.row.threads));
+    let best = figures.reduce(f64::max)?;
     Some(amount as f64 / best)
 }
 
-/// Largest over smallest figure of `limit` among the run's probes.
+/// Largest over smallest figure of a row's limit among the run's probes.
 #[must_use]
-pub(crate) fn drift(results: &Results, limit: Limit) -> Option<f64> {
-    let figures = || results.probes.iter().filter_map(|probe| figure(probe, limit));
+pub(crate) fn drift(results: &Results, row: &RowResult) -> Option<f64> {
+    let figures = || {
+        let (limit, threads) = (row.row.limit, row.row.threads);
+        results.probes.iter().filter_map(move |probe| figure(probe, limit, threads))
+    };
     Some(figures().reduce(f64::max)? / figures().reduce(f64::min)?)
 }
 
@@ -123,6 +128,12 @@ pub(crate) fn judge(results: &Results, row: &RowResult, target: &Target) -> Judg
             let figure = ours.zip(probe_of(probe)).map(|(ours, probe)| ours.ns_min / probe.ns_min);
             (format!("≤ {times}× {probe}"), Unit::Times, figure, figure.map(|f| f <= *times))
         }
+        Target::AtMostTimesShape { shape, times } => {
+            let other = results.rows.iter().find(|r| r.row.id == row.row.id && r.row.shape == *shape);
+            let other = other.and_then(|row| row.variant("ours"));
+            let figure = ours.zip(other).map(|(ours, other)| ours.ns_min / other.ns_min);
+            (format!("≤ {times}× {shape}"), Unit::Times, figure, figure.map(|f| f <= *times))
+        }
         Target::AtLeastTimesPeer { peer, times } => {
             let figure =
                 ours.zip(peer_ns(results, row, peer)).map(|(ours, peer)| peer / ours.ns_min);
@@ -134,7 +145,7 @@ pub(crate) fn judge(results: &Results, row: &RowResult, target: &Target) -> Judg
             )
         }
     };
-    let steady = drift(results, row.row.limit).is_some_and(|drift| drift <= MOST_DRIFT);
+    let steady = drift(results, row).is_some_and(|drift| drift <= MOST_DRIFT);
     let verdict = match reached {
         None => Verdict::NotMeasured,
         Some(_) if !steady || results.machine.launches < FEWEST_LAUNCHES => Verdict::Inconclusive,
@@ -144,11 +155,11 @@ pub(crate) fn judge(results: &Results, row: &RowResult, target: &Target) -> Judg
     Judged { wanted, figure, unit, verdict }
 }
 
-/// The fastest time of a peer for a row on one thread, from outside or inside the process.
+/// The fastest time of a peer for a row on as many threads, from outside or inside the process.
 #[must_use]
 pub(crate) fn peer_ns(results: &Results, row: &RowResult, peer: &str) -> Option<f64> {
     let same_row = |p: &&crate::results::PeerResult| {
-        p.row == row.row.id && p.shape == row.row.shape && p.name() == peer && p.threads == 1
+        p.row == row.row.id && p.shape == row.row.shape && p.name() == peer && p.threads == row.row.threads
     };
     let outside = results.peers.iter().filter(same_row).map(|p| p.ns_min);
     let inside = row.variant(&format!("peer-{peer}")).map(|variant| variant.ns_min);
@@ -200,6 +211,7 @@ pub(crate) mod tests {
                 table: Table::Seed,
                 work: Work { read: 65_536, written: 16_384, flops: 0 },
                 limit: Limit::Copy(Residency::L2),
+                threads: 1,
                 targets,
                 note: String::new(),
                 release_profile: true,
@@ -248,6 +260,8 @@ pub(crate) mod tests {
             (Target::AtLeastShareOfProbe { probe: memcpy(), share: 0.4 }, 0.313, Verdict::Missed),
             (Target::AtMostTimesProbe { probe: memcpy(), times: 2.0 }, 2.0, Verdict::Met),
             (Target::AtMostTimesProbe { probe: memcpy(), times: 1.9 }, 2.0, Verdict::Missed),
+            (Target::AtMostTimesShape { shape: "128x128".into(), times: 1.0 }, 1.0, Verdict::Met),
+            (Target::AtMostTimesShape { shape: "128x128".into(), times: 0.9 }, 1.0, Verdict::Missed),
             (Target::AtLeastTimesPeer { peer: torch(), times: 4.5 }, 4.5, Verdict::Met),
             (Target::AtLeastTimesPeer { peer: torch(), times: 5.0 }, 4.5, Verdict::Missed),
         ] {

@@ -98,7 +98,9 @@ fn name_in(cpuinfo: &str) -> Option<String> {
 }
 
 /// Pins the calling thread to the `index`-th core that it may use, and says whether that worked.
-pub(super) fn pin(index: usize) -> bool {
+///
+/// Threads that it spawns afterwards inherit that.
+pub fn pin(index: usize) -> bool {
     #[cfg(target_os = "linux")]
     {
         use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};

@@ -12,7 +12,7 @@ use squish_kernels::{Isa, probe as kernels};
 
 use crate::{Aligned, black_box};
 
-pub use cpu::{Caches, caches, cores, cpu_name};
+pub use cpu::{Caches, caches, cores, cpu_name, pin};
 
 /// How long to measure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

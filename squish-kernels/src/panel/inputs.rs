@@ -97,7 +97,8 @@ impl InputPlan {
     }
 
     /// Rows of some tiles.
-    pub(crate) fn rows(&self, tiles: &Range<usize>) -> Range<usize> {
+    #[must_use]
+    pub fn rows(&self, tiles: &Range<usize>) -> Range<usize> {
         if tiles.is_empty() { 0..0 } else { self.tile(tiles.start).start..self.tile(tiles.end - 1).end }
     }
 

@@ -171,10 +171,11 @@ impl PanelLayout {
         n_inputs: usize,
         group: usize,
     ) -> Option<Self> {
+        let padded = n_inputs.checked_next_multiple_of(BLOCK)?;
         let scales_fit = match code {
             Code::F32 | Code::Bf16 | Code::F16 => scale == PanelScale::Absent,
             Code::E4M3 | Code::E5M2 => scale == PanelScale::F32,
-            Code::E2M1 => scale == PanelScale::E8M0 && group == BLOCK,
+            Code::E2M1 => scale == PanelScale::E8M0 && (group == BLOCK || padded == 0),
             Code::Int8 | Code::Int4 => matches!(scale, PanelScale::F32 | PanelScale::F32Zero),
         };
         let activation_fits = match activation {
@@ -182,7 +183,6 @@ impl PanelLayout {
             Activation::Bf16 => !matches!(code, Code::F32 | Code::F16),
             Activation::Q8 => code.bias() != 0,
         };
-        let padded = n_inputs.checked_next_multiple_of(BLOCK)?;
         let group = if scale == PanelScale::Absent || group >= n_inputs { padded } else { group };
         let group_fits = padded == 0 || (group > 0 && group.is_multiple_of(BLOCK));
         // Twice the bytes of the largest layout.

@@ -72,7 +72,7 @@ pub(crate) fn rows(rounds: Vec<RoundResult>, seed: &[SeedRow]) -> Result<Vec<Row
 
     let place = |row: &RowResult| match row.row.table {
         Table::Seed => seed.iter().position(|seed| seed.id == row.row.id).unwrap_or(seed.len()),
-        Table::Llm | Table::Sweep => seed.len(),
+        Table::Llm | Table::Product | Table::Sweep => seed.len(),
     };
     // Stable, and the map was ordered by id and shape.
     rows.sort_by_key(place);

@@ -1,0 +1,313 @@
+//! Products with packed weights, by format, number of rows and threads.
+
+mod common;
+
+use std::sync::Arc;
+
+use half::bf16;
+use squish_bench::{
+    Checked, Limit, Residency, Row, Suite, Target, Unchecked, Work, black_box, input,
+    probe::pin,
+};
+use squish_kernels::{Isa, Team, probe as kernels};
+use squish_quant::{
+    Activation, Fp8Quantizer, Granularity, IntFormat, IntQuantizer, MxQuantizer, PackedMatrix,
+    Workspace,
+    ndarray::{Array2, ArrayView2},
+    packed::{Dense, Line, Weights},
+};
+
+/// Copies of the weights in turn hold so many bytes at least, a dozen times what the last cache level holds.
+const ROTATED: usize = 400 << 20;
+
+/// A format of weights with the activation that it has by default.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Format {
+    F32,
+    Bf16,
+    Fp8,
+    MxFp4,
+    Int4,
+    Int8,
+}
+
+impl Format {
+    const ALL: [Self; 6] = [Self::F32, Self::Bf16, Self::Fp8, Self::MxFp4, Self::Int4, Self::Int8];
+
+    const fn id(self) -> &'static str {
+        match self {
+            Self::F32 => "product/f32",
+            Self::Bf16 => "product/bf16",
+            Self::Fp8 => "product/fp8_bf16",
+            Self::MxFp4 => "product/mxfp4_q8",
+            Self::Int4 => "product/int4_q8",
+            Self::Int8 => "product/int8_q8",
+        }
+    }
+
+    const fn operation(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::Bf16 => "bf16, inputs in bf16",
+            Self::Fp8 => "FP8 E4M3 per channel, inputs in bf16",
+            Self::MxFp4 => "MXFP4, inputs in int8",
+            Self::Int4 => "INT4 groups of 32, inputs in int8",
+            Self::Int8 => "INT8 per channel, inputs in int8",
+        }
+    }
+
+    /// The instruction that binds a product of many rows.
+    const fn peak(self) -> Limit {
+        match self {
+            Self::F32 => Limit::Fma,
+            Self::Bf16 | Self::Fp8 => Limit::Bf16Dot,
+            Self::MxFp4 | Self::Int4 | Self::Int8 => Limit::Int8Dot,
+        }
+    }
+
+    /// The packed matrix, and the weights that it stands for.
+    fn pack(self, weights: ArrayView2<'_, f32>) -> (PackedMatrix, Array2<f32>) {
+        let shape = weights.dim().into();
+        let pack = |weights: Weights<'_>, decoded| {
+            let activation = weights.default_activation();
+            (PackedMatrix::pack(weights, activation).expect("a default"), decoded)
+        };
+        match self {
+            Self::F32 => {
+                let bytes: Vec<u8> = weights.iter().flat_map(|x| x.to_le_bytes()).collect();
+                let decoded = weights.to_owned();
+                pack(Weights::Dense { dense: Dense::F32, shape, bytes: &bytes }, decoded)
+            }
+            Self::Bf16 => {
+                let rounded = weights.mapv(bf16::from_f32);
+                let bytes: Vec<u8> = rounded.iter().flat_map(|x| x.to_le_bytes()).collect();
+                let decoded = rounded.mapv(bf16::to_f32);
+                pack(Weights::Dense { dense: Dense::Bf16, shape, bytes: &bytes }, decoded)
+            }
+            Self::Fp8 => {
+                let tensor = Fp8Quantizer::default().encode(weights).expect("finite");
+                pack((&tensor).into(), tensor.decode())
+            }
+            Self::MxFp4 => {
+                let tensor = MxQuantizer::default().encode(weights).expect("finite");
+                pack((&tensor).into(), tensor.decode())
+            }
+            Self::Int4 | Self::Int8 => {
+                let (format, granularity) = if self == Self::Int4 {
+                    (IntFormat::Int4, Granularity::Block1d(32))
+                } else {
+                    (IntFormat::Int8, Granularity::Channel)
+                };
+                let quantizer = IntQuantizer { format, granularity, ..IntQuantizer::default() };
+                let tensor = quantizer.encode(weights).expect("finite");
+                pack((&tensor).into(), tensor.decode())
+            }
+        }
+    }
+}
+
+/// A row of the table.
+#[derive(Clone, Copy, Debug)]
+struct Case {
+    format: Format,
+    n_rows: usize,
+    n_outputs: usize,
+    n_inputs: usize,
+    threads: usize,
+}
+
+impl Case {
+    fn row(self) -> &'static Row {
+        let Self { format, n_rows, n_outputs, n_inputs, threads } = self;
+        let of_threads = if threads == 1 { String::new() } else { format!("_t{threads}") };
+        let shape = format!("m{n_rows}_{n_outputs}x{n_inputs}{of_threads}");
+        let weights = n_outputs * n_inputs;
+        // Bits per weight of the panels, scales included.
+        let bytes = match format {
+            Format::F32 => 4 * weights,
+            Format::Bf16 => 2 * weights,
+            Format::Fp8 | Format::Int8 => weights + 4 * n_outputs,
+            Format::MxFp4 => weights * 17 / 32,
+            Format::Int4 => weights * 5 / 8,
+        };
+        let read = if self.in_cache() { Residency::L2 } else { Residency::Dram };
+        let limit = if n_rows >= 64 { format.peak() } else { Limit::Read(read) };
+        // They live as long as the process, which ends with the suite.
+        Box::leak(Box::new(Row {
+            id: format.id(),
+            module: "PackedMatrix",
+            operation: format.operation(),
+            shape: Box::leak(shape.into_boxed_str()),
+            work: Work::bytes(bytes as u64, 0).with_flops((2 * n_rows * weights) as u64),
+            limit,
+            threads,
+            targets: Box::leak(self.targets().into_boxed_slice()),
+            ..Row::PRODUCT
+        }))
+    }
+
+    /// Whether the weights stay in the second-level cache.
+    const fn in_cache(self) -> bool {
+        self.n_outputs * self.n_inputs <= 1 << 20
+    }
+
+    fn targets(self) -> Vec<Target> {
+        let Self { format, n_rows, threads, .. } = self;
+        let times = |peer, times| Target::AtLeastTimesPeer { peer, times };
+        let of_limit = |share| Target::AtLeastShareOfLimit { share };
+        let grows = |times| Target::AtMostTimesShape { shape: "m1_4096x4096", times };
+        let mut targets = match (format, n_rows) {
+            (Format::MxFp4, 1) if self.in_cache() => return vec![of_limit(0.28)],
+            (_, 1) => {
+                let share = match format {
+                    Format::F32 | Format::MxFp4 => 0.92,
+                    Format::Bf16 => 0.90,
+                    Format::Fp8 | Format::Int4 | Format::Int8 => 0.88,
+                };
+                vec![Target::AtLeastShareOfProbe { probe: "read", share }]
+            }
+            (Format::Bf16, 4) => vec![grows(1.2)],
+            (Format::Bf16, 8) => vec![grows(1.6)],
+            (Format::MxFp4, 4) => vec![grows(1.7)],
+            (Format::MxFp4, 8) => vec![grows(2.6), times("ggml-repack", 2.0)],
+            (Format::F32, 8) => vec![grows(1.8)],
+            (Format::F32, 512) => vec![of_limit(0.75)],
+            (Format::Bf16, 512) => vec![of_limit(0.60), times("torch", 0.75)],
+            (Format::Fp8, 512) => vec![of_limit(0.60)],
+            (_, 512) => vec![of_limit(0.50)],
+            _ => Vec::new(),
+        };
+        if n_rows == 1 {
+            match (format, threads) {
+                (Format::MxFp4, 1) => {
+                    targets.extend([times("ggml-repack", 1.8), times("ggml", 2.3)]);
+                }
+                (Format::MxFp4, _) => {
+                    targets.extend([times("ggml-repack", 1.25), times("ggml", 1.8)]);
+                }
+                (Format::Fp8, _) => targets.push(times("ggml-q8_0", 1.15)),
+                _ => {}
+            }
+        }
+        if format == Format::F32 && [1, 4, 8, 16, 512].contains(&n_rows) {
+            targets.push(times("torch", 1.0));
+            if n_rows <= 16 && threads == 1 {
+                targets.push(times("rten", 1.0));
+            }
+        }
+        targets
+    }
+}
+
+/// Matrices of every form of a size, and threads to run on.
+struct Bench {
+    weights: Array2<f32>,
+}
+
+fn main() {
+    let mut suite = common::suite();
+    // The caller is a member of each team; the other one has a core of its own.
+    pin(0);
+    let [one, two] = [1, 2].map(|n| Arc::new(Team::with_hook(n, |idx| drop(pin(idx))).expect("threads")));
+    for (n_outputs, n_inputs) in [(4096, 4096), (14336, 4096), (512, 2048)] {
+        let bench = Bench { weights: Array2::zeros([0, 0]) };
+        bench.run(&mut suite, [n_outputs, n_inputs], &one, &two);
+    }
+    suite.finish();
+}
+
+impl Bench {
+    fn run(mut self, suite: &mut Suite, size: [usize; 2], one: &Arc<Team>, two: &Arc<Team>) {
+        let [n_outputs, n_inputs] = size;
+        for format in Format::ALL {
+            let case = |n_rows, threads| Case { format, n_rows, n_outputs, n_inputs, threads };
+            let mut cases = vec![case(1, 1)];
+            if case(1, 1).in_cache() {
+                if format != Format::MxFp4 {
+                    continue;
+                }
+            } else {
+                cases.push(case(1, 2));
+            }
+            if n_outputs == 4096 {
+                cases.extend([2, 4, 8, 16, 32, 64, 512].map(|n_rows| case(n_rows, 1)));
+                cases.push(case(512, 2));
+            }
+            for case in cases {
+                let team = if case.threads == 1 { one } else { two };
+                suite.row(case.row(), |row| self.product(row, case, team));
+            }
+        }
+    }
+
+    fn product<'s>(&mut self, row: Unchecked<'s>, case: Case, team: &Arc<Team>) -> Checked<'s> {
+        let (n_outputs, n_inputs) = (row.size(case.n_outputs, 192), row.size(case.n_inputs, 128));
+        let n_rows = case.n_rows;
+        if self.weights.dim() != (n_outputs, n_inputs) {
+            let weights = input::weights(n_outputs, n_inputs, 1).to_vec();
+            self.weights = Array2::from_shape_vec([n_outputs, n_inputs], weights).expect("shape");
+        }
+        let (packed, decoded) = case.format.pack(self.weights.view());
+        let x = input::normal(n_rows * n_inputs, 2).to_vec();
+        let x = Array2::from_shape_vec([n_rows, n_inputs], x).expect("shape");
+        let mut out = Array2::zeros([n_rows, n_outputs]);
+        let mut workspace = Workspace::new(Arc::clone(team));
+        let n_copies = if case.in_cache() { 1 } else { row.size(ROTATED, 0) / packed.n_bytes() + 1 };
+        let copies = vec![packed; n_copies];
+        let row = row.check(|| {
+            for packed in copies.iter().take(2) {
+                packed.gemm_into(&mut workspace, x.view(), out.view_mut()).expect("same shapes");
+                assert_product(packed.activation(), &decoded, &x, &out);
+            }
+        });
+        let mut copy = 0;
+        let row = row.ours(|bench| {
+            bench.iter(|| {
+                copy = (copy + 1) % copies.len();
+                let (packed, x) = (black_box(&copies[copy]), black_box(x.view()));
+                packed.gemm_into(&mut workspace, x, out.view_mut()).expect("same shapes");
+            });
+        });
+        if n_rows > 1 {
+            return row;
+        }
+        let panels: Vec<&[Line]> = copies.iter().map(PackedMatrix::lines).collect();
+        let n_bytes = size_of_val(panels[0]);
+        let isa = Isa::detect();
+        row.probe("read", n_bytes as u64, |bench| {
+            bench.iter(|| {
+                copy = (copy + 1) % panels.len();
+                let mut parts = [(&[][..], 0); 16];
+                let each = panels[copy].len().div_ceil(16).max(1);
+                for (part, lines) in parts.iter_mut().zip(panels[copy].chunks(each)) {
+                    part.0 = lines;
+                }
+                team.for_each(&mut parts, |(lines, any)| {
+                    *any = kernels::read_bytes(isa, black_box(bytemuck::cast_slice(lines)));
+                });
+                parts.iter().fold(0, |all, (_, any)| all | any)
+            });
+        })
+    }
+}
+
+/// Asserts a sample of results within the error of their mode.
+fn assert_product(activation: Activation, weights: &Array2<f32>, x: &Array2<f32>, out: &Array2<f32>) {
+    // Of each rounded input half a unit of eight bits, or half of 1/127 of the largest of its block.
+    let of_input = match activation {
+        Activation::F32 => 0.0,
+        Activation::Bf16 => 2f64.powi(-9),
+        Activation::Q8 => 0.03,
+    };
+    let n_inputs = x.ncols();
+    for (row, output) in (0..64).map(|i| (i * 7 % x.nrows(), i * 61 % weights.nrows())) {
+        let (mut exact, mut magnitude) = (0.0, 0.0);
+        for (w, x) in weights.row(output).into_iter().zip(x.row(row)) {
+            exact += f64::from(*w) * f64::from(*x);
+            magnitude += (f64::from(*w) * f64::from(*x)).abs();
+        }
+        let bound = magnitude * (of_input + n_inputs as f64 * f64::from(f32::EPSILON));
+        let got = f64::from(out[[row, output]]);
+        assert!((got - exact).abs() <= bound, "row {row}, output {output}: {got} is not {exact}");
+    }
+}

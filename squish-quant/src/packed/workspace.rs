@@ -1,0 +1,143 @@
+//! What products need besides their operands: threads, and room for prepared inputs.
+
+use std::{
+    fmt,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use ndarray::{ArrayView2, Axis};
+use squish_kernels::{
+    Isa, Team,
+    panel::{InputPlan, Inputs, MOST_ROWS, PANEL, PanelLayout, ProductScratch},
+};
+
+/// Threads and buffers of products. Kept from call to call, it allocates only where a call is larger than all before.
+///
+/// Results depend neither on it nor on the number of threads.
+pub struct Workspace {
+    threads: Threads,
+    words: Vec<u32>,
+    scales: Vec<f32>,
+    sums: Vec<i32>,
+    /// One for each thread, so that one is always free.
+    scratches: Vec<Mutex<Scratch>>,
+}
+
+enum Threads {
+    Global,
+    Own(Arc<Team>),
+}
+
+/// What one thread needs for a panel.
+pub(super) struct Scratch {
+    pub(super) product: ProductScratch,
+    /// The products of a panel.
+    pub(super) sums: [[f32; PANEL]; MOST_ROWS],
+    /// Those of the panel that gates it.
+    pub(super) gated: [[f32; PANEL]; MOST_ROWS],
+}
+
+impl Default for Workspace {
+    /// On the threads of [`Team::global`].
+    fn default() -> Self {
+        Self::of(Threads::Global, Team::global().n_threads())
+    }
+}
+
+impl Workspace {
+    /// On the threads of `team`.
+    #[must_use]
+    pub fn new(team: Arc<Team>) -> Self {
+        let n_threads = team.n_threads();
+        Self::of(Threads::Own(team), n_threads)
+    }
+
+    fn of(threads: Threads, n_threads: usize) -> Self {
+        let scratch = || Scratch {
+            product: ProductScratch::new(),
+            sums: [[0.0; PANEL]; MOST_ROWS],
+            gated: [[0.0; PANEL]; MOST_ROWS],
+        };
+        let scratches = (0..n_threads).map(|_| Mutex::new(scratch())).collect();
+        Self { threads, words: Vec::new(), scales: Vec::new(), sums: Vec::new(), scratches }
+    }
+
+    /// Rounds and arranges the rows of `x`, which are contiguous, for panels of `layout`.
+    pub(super) fn prepare(
+        &mut self,
+        isa: Isa,
+        layout: &PanelLayout,
+        x: ArrayView2<'_, f32>,
+    ) -> Prepared<'_> {
+        let Self { threads, words, scales, sums, scratches } = self;
+        let team = match threads {
+            Threads::Global => Team::global(),
+            Threads::Own(team) => team,
+        };
+        let plan = InputPlan::new(isa, layout, x.nrows());
+        resize(words, x.nrows() * plan.words_per_row());
+        resize(scales, x.nrows() * plan.blocks_per_row());
+        resize(sums, x.nrows() * plan.blocks_per_row());
+        let (mut words_left, mut scales_left, mut sums_left) =
+            (&mut words[..], &mut scales[..], &mut sums[..]);
+        for idx in 0..plan.n_tiles() {
+            let rows = plan.tile(idx);
+            let (n, n_blocks) = (rows.len(), rows.len() * plan.blocks_per_row());
+            let words = words_left.split_off_mut(..n * plan.words_per_row()).expect("as resized");
+            let scales = scales_left.split_off_mut(..n_blocks).expect("as resized");
+            let sums = sums_left.split_off_mut(..n_blocks).expect("as resized");
+            plan.prepare_tile(
+                idx,
+                |i| {
+                    let row = x.index_axis(Axis(0), rows.start + i);
+                    row.to_slice().expect("rows are contiguous")
+                },
+                words,
+                scales,
+                sums,
+            );
+        }
+        Prepared { team, plan, words, scales, sums, scratches }
+    }
+}
+
+/// `len` elements, of any values.
+fn resize<T: Clone + Default>(buffer: &mut Vec<T>, len: usize) {
+    if buffer.len() < len {
+        buffer.resize(len, T::default());
+    } else {
+        buffer.truncate(len);
+    }
+}
+
+/// Rows as kernels read them, with the threads to run them on.
+pub(super) struct Prepared<'a> {
+    pub(super) team: &'a Team,
+    pub(super) plan: InputPlan,
+    words: &'a [u32],
+    scales: &'a [f32],
+    sums: &'a [i32],
+    scratches: &'a [Mutex<Scratch>],
+}
+
+impl Prepared<'_> {
+    pub(super) fn inputs(&self) -> Inputs<'_> {
+        Inputs { plan: &self.plan, words: self.words, scales: self.scales, sums: self.sums }
+    }
+
+    /// A scratch that no other thread has.
+    pub(super) fn scratch(&self) -> MutexGuard<'_, Scratch> {
+        // A poisoned one was left by a panic; what it holds is written before it is read.
+        let free = self.scratches.iter().find_map(|scratch| scratch.try_lock().ok());
+        free.unwrap_or_else(|| self.scratches[0].lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl fmt::Debug for Workspace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Workspace")
+            .field("n_threads", &self.scratches.len())
+            .field("n_words", &self.words.capacity())
+            .finish_non_exhaustive()
+    }
+}
