@@ -35,6 +35,7 @@ const fn row(
         },
         release_profile: side == SMALL,
         table: if side == SMALL { Table::Seed } else { Table::Llm },
+        ..Row::SEED
     }
 }
 

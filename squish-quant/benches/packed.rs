@@ -206,9 +206,14 @@ struct Bench {
 
 fn main() {
     let mut suite = common::suite();
-    // The caller is a member of each team; the other one has a core of its own.
+    let [one, two] = [1, 2].map(|n| {
+        let pinned = |idx| {
+            pin(idx);
+        };
+        Arc::new(Team::with_hook(n, pinned).expect("threads"))
+    });
+    // The caller is a member of each team. It is pinned last, as threads inherit what their parent may run on.
     pin(0);
-    let [one, two] = [1, 2].map(|n| Arc::new(Team::with_hook(n, |idx| drop(pin(idx))).expect("threads")));
     for (n_outputs, n_inputs) in [(4096, 4096), (14336, 4096), (512, 2048)] {
         let bench = Bench { weights: Array2::zeros([0, 0]) };
         bench.run(&mut suite, [n_outputs, n_inputs], &one, &two);

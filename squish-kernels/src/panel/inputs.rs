@@ -6,11 +6,13 @@
 
 use std::ops::Range;
 
+use fearless_simd::{Simd, prelude::*};
+
 use super::{
     layout::{Activation, BLOCK, PanelLayout},
     product::MOST_ROWS,
 };
-use crate::{Isa, SimdLevel, isa::dispatch};
+use crate::{Isa, SimdLevel, bytes::narrow_lanes, isa::dispatch};
 
 /// Most rows of a tile of floats on any level.
 pub(crate) const MAX_TILE: usize = 12;
@@ -151,7 +153,7 @@ impl InputPlan {
             assert!(x.len() <= self.padded, "prepare_tile: {} inputs", x.len());
             let step = self.step();
             let to = Strided { words, scales, sums, n_rows, row: i };
-            dispatch!(self.isa.token(), _simd => prepare_row(step, x, to));
+            dispatch!(self.isa.token(), simd => prepare_row(simd, step, x, to));
         }
     }
 }
@@ -214,7 +216,7 @@ struct Strided<'a> {
 }
 
 #[inline(always)]
-fn prepare_row(step: Step, x: &[f32], to: Strided<'_>) {
+fn prepare_row<S: Simd>(simd: S, step: Step, x: &[f32], to: Strided<'_>) {
     let Strided { words, scales, sums, n_rows, row } = to;
     let steps_per_block = BLOCK / step.n_inputs();
     let blocks = words.chunks_exact_mut(steps_per_block * n_rows);
@@ -228,25 +230,30 @@ fn prepare_row(step: Step, x: &[f32], to: Strided<'_>) {
             &padded
         };
         match step {
-            Step::Float => scatter(&x.map(f32::to_bits), words, n_rows, row),
+            Step::Float => scatter(bytemuck::cast_ref::<_, [u32; BLOCK]>(x), words, n_rows, row),
             Step::Rounded => {
-                // A BF16 is the upper half of an `f32`.
-                let bits: [u32; BLOCK] = std::array::from_fn(|k| bf16_bits(x[k ^ 1]) << 16);
+                let mut bits = [0; BLOCK];
+                for k in 0..BLOCK {
+                    // A BF16 is the upper half of an `f32`.
+                    bits[k] = bf16_bits(x[k ^ 1]) << 16;
+                }
                 scatter(&bits, words, n_rows, row);
             }
             Step::Pair => {
-                let pairs: [u32; BLOCK / 2] =
-                    std::array::from_fn(|i| bf16_bits(x[2 * i]) | bf16_bits(x[2 * i + 1]) << 16);
+                let mut pairs = [0; BLOCK / 2];
+                for i in 0..BLOCK / 2 {
+                    pairs[i] = bf16_bits(x[2 * i]) | bf16_bits(x[2 * i + 1]) << 16;
+                }
                 scatter(&pairs, words, n_rows, row);
             }
             Step::Quad => {
-                let (codes, scale) = quantize_block(x);
-                let quads: [u32; BLOCK / 4] = std::array::from_fn(|i| {
-                    u32::from_le_bytes([0, 1, 2, 3].map(|k| codes[4 * i + k] as u8))
-                });
-                words[row * quads.len()..(row + 1) * quads.len()].copy_from_slice(&quads);
+                let words = &mut words[row * BLOCK / 4..(row + 1) * BLOCK / 4];
+                let (scale, sum) = quantize_lanes(simd, x, bytemuck::cast_slice_mut(words));
+                if cfg!(target_endian = "big") {
+                    words.iter_mut().for_each(|word| *word = word.swap_bytes());
+                }
                 scales[i * n_rows + row] = scale;
-                sums[i * n_rows + row] = codes.iter().map(|&code| i32::from(code)).sum();
+                sums[i * n_rows + row] = sum;
             }
         }
     }
@@ -273,18 +280,58 @@ fn bf16_bits(x: f32) -> u32 {
 /// A block as INT8 and a scale: `amax / 127`, and the nearest integers to `x · (1 / scale)`, ties to even.
 ///
 /// A scale below the normal range is zero, with codes of zero. With an input that is not finite the scale is NaN.
-#[inline(always)]
 pub(crate) fn quantize_block(x: &[f32; BLOCK]) -> ([i8; BLOCK], f32) {
     // Magnitudes of floats are ordered as their bits, infinities and NaN last.
-    let amax = x.iter().fold(0, |amax, x| amax.max(x.to_bits() & 0x7fff_ffff));
+    let mut amax = 0;
+    for x in x {
+        amax = amax.max(x.to_bits() & 0x7fff_ffff);
+    }
     let amax = f32::from_bits(amax);
     let scale = amax / 127.0;
     if !scale.is_normal() {
         return ([0; BLOCK], if amax.is_finite() { 0.0 } else { f32::NAN });
     }
     let inverse = 1.0 / scale;
-    // The sum with 1.5 · 2^23 has the rounded integer in its lowest bits.
-    (x.map(|x| (x * inverse + 12_582_912.0).to_bits() as i8), scale)
+    let mut codes = [0; BLOCK];
+    for (code, x) in codes.iter_mut().zip(x) {
+        // The sum with 1.5 · 2^23 has the rounded integer in its lowest bits.
+        *code = (x * inverse + 12_582_912.0).to_bits() as i8;
+    }
+    (codes, scale)
+}
+
+/// [`quantize_block`] into `codes`; returns the scale and the sum of the codes.
+#[inline(always)]
+fn quantize_lanes<S: Simd>(simd: S, x: &[f32; BLOCK], codes: &mut [u8]) -> (f32, i32) {
+    let lanes = S::f32s::LEN;
+    let mut amax = S::u32s::splat(simd, 0);
+    for x in x.chunks_exact(lanes) {
+        let bits = S::f32s::from_slice(simd, x).bitcast::<S::u32s>();
+        amax = amax.max(bits & S::u32s::splat(simd, 0x7fff_ffff));
+    }
+    let amax = f32::from_bits(amax.reduce_max());
+    let scale = amax / 127.0;
+    if !scale.is_normal() {
+        codes.fill(0);
+        return (if amax.is_finite() { 0.0 } else { f32::NAN }, 0);
+    }
+    let inverse = S::f32s::splat(simd, 1.0 / scale);
+    let magic = S::f32s::splat(simd, 12_582_912.0);
+    let byte = S::u32s::splat(simd, 0xff);
+    // Integers of at most seven bits: their sum is exact.
+    let mut sum = S::f32s::splat(simd, 0.0);
+    let mut rounded = [S::u32s::splat(simd, 0); BLOCK / 4];
+    for (i, x) in x.chunks_exact(lanes).enumerate() {
+        let shifted = S::f32s::from_slice(simd, x) * inverse + magic;
+        sum += shifted - magic;
+        rounded[i] = shifted.bitcast::<S::u32s>() & byte;
+    }
+    // Four vectors at a time; the widest are two.
+    for (rounded, codes) in rounded.as_chunks::<4>().0.iter().zip(codes.chunks_mut(4 * lanes)) {
+        let bytes = narrow_lanes::<S>(*rounded);
+        codes.copy_from_slice(&bytes.as_slice()[..codes.len()]);
+    }
+    (scale, sum.reduce_sum() as i32)
 }
 
 #[cfg(test)]

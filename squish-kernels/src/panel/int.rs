@@ -134,9 +134,15 @@ pub(crate) trait ByteCodes {
     /// Bytes of a block of all outputs.
     const BLOCK_BYTES: usize;
 
-    /// The bytes of a vector of outputs for each step of a block. Asks for memory ahead along with each load: many requests
-    /// at once hold up what follows.
-    fn decode<S: Simd>(simd: S, table: Table<S>, block: &[u8], vector: usize) -> [S::u8s; QUADS];
+    /// The bytes of a vector of outputs for two steps of a block, `2 * i` and the next. Asks for memory ahead along with each
+    /// load: many requests at once hold up what follows.
+    fn decode<S: Simd>(
+        simd: S,
+        table: Table<S>,
+        block: &[u8],
+        i: usize,
+        vector: usize,
+    ) -> [S::u8s; 2];
 }
 
 /// E2M1 and INT4.
@@ -152,16 +158,12 @@ impl<const E2M1: bool> ByteCodes for Nibbles<E2M1> {
         simd: S,
         table: Table<S>,
         block: &[u8],
+        i: usize,
         vector: usize,
-    ) -> [S::u8s; QUADS] {
-        let mut out = [S::u8s::splat(simd, 0); QUADS];
-        let octets = block.as_chunks::<{ 4 * PANEL }>().0;
-        for i in 0..QUADS / 2 {
-            let codes = &octets[i][vector * S::u8s::LEN..(vector + 1) * S::u8s::LEN];
-            prefetch_lines(codes, AHEAD);
-            [out[2 * i], out[2 * i + 1]] = table.halves(S::u8s::from_slice(simd, codes));
-        }
-        out
+    ) -> [S::u8s; 2] {
+        let codes = &block[i * 4 * PANEL + vector * S::u8s::LEN..][..S::u8s::LEN];
+        prefetch_lines(codes, AHEAD);
+        table.halves(S::u8s::from_slice(simd, codes))
     }
 }
 
@@ -178,18 +180,16 @@ impl ByteCodes for Int8 {
         simd: S,
         _: Table<S>,
         block: &[u8],
+        i: usize,
         vector: usize,
-    ) -> [S::u8s; QUADS] {
-        let mut out = [S::u8s::splat(simd, 0); QUADS];
+    ) -> [S::u8s; 2] {
         // The upper bit is the bias.
         let bias = S::u8s::splat(simd, if biased(simd) { 0x80 } else { 0 });
-        let quads = block.as_chunks::<{ 4 * PANEL }>().0;
-        for i in 0..QUADS {
-            let codes = &quads[i][vector * S::u8s::LEN..(vector + 1) * S::u8s::LEN];
-            prefetch_lines(codes, AHEAD);
-            out[i] = S::u8s::from_slice(simd, codes) ^ bias;
-        }
-        out
+        let first = &block[2 * i * 4 * PANEL + vector * S::u8s::LEN..][..S::u8s::LEN];
+        let second = &block[(2 * i + 1) * 4 * PANEL + vector * S::u8s::LEN..][..S::u8s::LEN];
+        prefetch_lines(first, AHEAD);
+        prefetch_lines(second, AHEAD);
+        [S::u8s::from_slice(simd, first) ^ bias, S::u8s::from_slice(simd, second) ^ bias]
     }
 }
 
@@ -291,18 +291,22 @@ pub(crate) fn one_row<S: Simd, D: Dot, C: ByteCodes, const ZERO: bool, const N: 
             for i in 0..QUADS {
                 x[i] = S::u32s::splat(simd, quads[i]).bitcast();
             }
-            let start = S::i32s::splat(simd, x_sum * start_offset(simd, C::CODE));
-            for v in 0..N {
-                let mut sum = start;
-                if ZERO {
+            let mut dots = [S::i32s::splat(simd, x_sum * start_offset(simd, C::CODE)); N];
+            if ZERO {
+                for v in 0..N {
                     let own = S::i32s::from_slice(simd, &offsets[v * lanes..(v + 1) * lanes]);
-                    sum = own * S::i32s::splat(simd, x_sum);
+                    dots[v] = own * S::i32s::splat(simd, x_sum);
                 }
-                let w = C::decode(simd, table, block, v);
-                for i in 0..QUADS {
-                    sum = dot::<S, D, C>(sum, w[i], x[i]);
+            }
+            // In the order of the bytes.
+            for i in 0..QUADS / 2 {
+                for v in 0..N {
+                    let [a, b] = C::decode(simd, table, block, i, v);
+                    dots[v] = dot::<S, D, C>(dot::<S, D, C>(dots[v], a, x[2 * i]), b, x[2 * i + 1]);
                 }
-                acc[v] = sum.to_float::<S::f32s>().mul_add(scales[v] * x_scale, acc[v]);
+            }
+            for v in 0..N {
+                acc[v] = dots[v].to_float::<S::f32s>().mul_add(scales[v] * x_scale, acc[v]);
             }
         }
     }
@@ -341,7 +345,10 @@ pub(crate) fn rows<S: Simd, D: Dot, C: ByteCodes, const ZERO: bool>(
             let Some((x, (x_scales, x_sums))) = inputs.next() else { break };
             for v in 0..PANEL / lanes {
                 let at = v * lanes..(v + 1) * lanes;
-                let w = C::decode(simd, table, block, v);
+                let mut w = [S::u8s::splat(simd, 0); QUADS];
+                for i in 0..QUADS / 2 {
+                    [w[2 * i], w[2 * i + 1]] = C::decode(simd, table, block, i, v);
+                }
                 let scale = S::f32s::from_slice(simd, &scales[at.clone()]);
                 let own = S::i32s::from_slice(simd, &offsets[at.clone()]);
                 let of_x = x.iter().zip(x_scales.iter().zip(x_sums));

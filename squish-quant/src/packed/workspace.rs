@@ -80,25 +80,49 @@ impl Workspace {
         resize(sums, x.nrows() * plan.blocks_per_row());
         let (mut words_left, mut scales_left, mut sums_left) =
             (&mut words[..], &mut scales[..], &mut sums[..]);
-        for idx in 0..plan.n_tiles() {
-            let rows = plan.tile(idx);
-            let (n, n_blocks) = (rows.len(), rows.len() * plan.blocks_per_row());
-            let words = words_left.split_off_mut(..n * plan.words_per_row()).expect("as resized");
-            let scales = scales_left.split_off_mut(..n_blocks).expect("as resized");
-            let sums = sums_left.split_off_mut(..n_blocks).expect("as resized");
-            plan.prepare_tile(
-                idx,
-                |i| {
-                    let row = x.index_axis(Axis(0), rows.start + i);
-                    row.to_slice().expect("rows are contiguous")
-                },
-                words,
-                scales,
-                sums,
-            );
+        for first in (0..plan.n_tiles()).step_by(MOST_TILES) {
+            let mut tiles = [const { None }; MOST_TILES];
+            let n_tiles = MOST_TILES.min(plan.n_tiles() - first);
+            for (i, tile) in tiles[..n_tiles].iter_mut().enumerate() {
+                let n_rows = plan.tile(first + i).len();
+                let n_blocks = n_rows * plan.blocks_per_row();
+                *tile = Some(Tile {
+                    idx: first + i,
+                    words: words_left.split_off_mut(..n_rows * plan.words_per_row()).expect(RESIZED),
+                    scales: scales_left.split_off_mut(..n_blocks).expect(RESIZED),
+                    sums: sums_left.split_off_mut(..n_blocks).expect(RESIZED),
+                });
+            }
+            let prepare = |tile: &mut Option<Tile<'_>>| {
+                let Some(Tile { idx, words, scales, sums }) = tile else { return };
+                let first_row = plan.tile(*idx).start;
+                let row = |i| x.index_axis_move(Axis(0), first_row + i).to_slice();
+                plan.prepare_tile(*idx, |i| row(i).expect("contiguous"), words, scales, sums);
+            };
+            if x.len() < PARALLEL {
+                tiles.iter_mut().for_each(prepare);
+            } else {
+                team.for_each(&mut tiles[..n_tiles], prepare);
+            }
         }
         Prepared { team, plan, words, scales, sums, scratches }
     }
+}
+
+/// Tiles that are prepared at once: they stand on the stack.
+const MOST_TILES: usize = 64;
+
+/// Inputs from which on more threads than one prepare them: some ten microseconds of work.
+const PARALLEL: usize = 1 << 15;
+
+const RESIZED: &str = "the buffers have room for all tiles";
+
+/// A tile to prepare, with its part of each buffer.
+struct Tile<'a> {
+    idx: usize,
+    words: &'a mut [u32],
+    scales: &'a mut [f32],
+    sums: &'a mut [i32],
 }
 
 /// `len` elements, of any values.
