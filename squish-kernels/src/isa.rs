@@ -187,13 +187,14 @@ impl Isa {
     /// Each of [`Isa::available`], and without its extensions where it has any: what tests of kernels run.
     #[doc(hidden)]
     pub fn variants() -> impl Iterator<Item = Self> {
-        Self::available().flat_map(|isa| {
-            // AVX-512's token includes VNNI.
-            let vnni = isa.level == SimdLevel::Avx512;
-            let bare = Self { bf16_dot: false, vnni, dotprod: false, ..isa };
-            [Some(isa), (format!("{isa:?}") != format!("{bare:?}")).then_some(bare)]
-        })
-        .flatten()
+        Self::available()
+            .flat_map(|isa| {
+                // AVX-512's token includes VNNI.
+                let vnni = isa.level == SimdLevel::Avx512;
+                let bare = Self { bf16_dot: false, vnni, dotprod: false, ..isa };
+                [Some(isa), (format!("{isa:?}") != format!("{bare:?}")).then_some(bare)]
+            })
+            .flatten()
     }
 
     /// The token of the SIMD library, for kernels of this workspace.

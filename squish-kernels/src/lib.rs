@@ -8,8 +8,8 @@ pub mod integer;
 mod isa;
 mod lanes;
 pub mod nibble;
-pub mod panel;
 mod pairs;
+pub mod panel;
 #[doc(hidden)]
 pub mod probe;
 pub mod real;

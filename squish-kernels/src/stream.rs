@@ -111,6 +111,8 @@ impl<'a> Ahead<'a> {
         for _ in 0..self.lines_per_step {
             #[cfg(target_arch = "x86_64")]
             x86::prefetch_far(self.bytes, self.at);
+            #[cfg(not(target_arch = "x86_64"))]
+            let _ = self.bytes;
             self.at += 64;
         }
     }

@@ -6,8 +6,7 @@ use std::sync::Arc;
 
 use half::bf16;
 use squish_bench::{
-    Checked, Limit, Residency, Row, Suite, Target, Unchecked, Work, black_box, input,
-    probe::pin,
+    Checked, Limit, Residency, Row, Suite, Target, Unchecked, Work, black_box, input, probe::pin,
 };
 use squish_kernels::{Isa, Team, probe as kernels};
 use squish_quant::{
@@ -257,7 +256,8 @@ impl Bench {
         let x = Array2::from_shape_vec([n_rows, n_inputs], x).expect("shape");
         let mut out = Array2::zeros([n_rows, n_outputs]);
         let mut workspace = Workspace::new(Arc::clone(team));
-        let n_copies = if case.in_cache() { 1 } else { row.size(ROTATED, 0) / packed.n_bytes() + 1 };
+        let n_copies =
+            if case.in_cache() { 1 } else { row.size(ROTATED, 0) / packed.n_bytes() + 1 };
         let copies = vec![packed; n_copies];
         let row = row.check(|| {
             for packed in copies.iter().take(2) {
@@ -297,7 +297,12 @@ impl Bench {
 }
 
 /// Asserts a sample of results within the error of their mode.
-fn assert_product(activation: Activation, weights: &Array2<f32>, x: &Array2<f32>, out: &Array2<f32>) {
+fn assert_product(
+    activation: Activation,
+    weights: &Array2<f32>,
+    x: &Array2<f32>,
+    out: &Array2<f32>,
+) {
     // Of each rounded input half a unit of eight bits, or half of 1/127 of the largest of its block.
     let of_input = match activation {
         Activation::F32 => 0.0,

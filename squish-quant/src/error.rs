@@ -34,6 +34,20 @@ pub enum Error {
         /// Rows of the matrix.
         n_rows: usize,
     },
+    /// Indices that do not ascend, or exceed what they index.
+    #[error(
+        "`{what}` holds {value} at {index}, expected more than the one before and less than {n}"
+    )]
+    Indices {
+        /// The argument, by name.
+        what: &'static str,
+        /// Where.
+        index: usize,
+        /// The index there.
+        value: usize,
+        /// Number of elements that are indexed.
+        n: usize,
+    },
     /// Rows are no whole number of blocks.
     #[error("rows of {len} elements are no multiple of the block of {block}")]
     BlockAlign {

@@ -20,6 +20,6 @@ pub use granularity::{Granularity, NonFinite};
 pub use int::{IntFormat, IntQuantizer, IntRange, IntTensor, IntView, Symmetry};
 pub use mx::{MX_BLOCK, MxFormat, MxQuantizer, MxTensor, MxView, ScaleRule};
 pub use ndarray;
-pub use packed::{Activation, Epilogue, PackedMatrix, PackedView, Product, Workspace, Weights};
+pub use packed::{Activation, Epilogue, PackedMatrix, PackedView, Product, Weights, Workspace};
 pub use scales::{ScaleBytes, ScaleType};
 pub use stats::{ErrorStats, error_stats};

@@ -35,8 +35,8 @@
 //! # Ok::<(), squish_quant::Error>(())
 //! ```
 
-use squish_kernels::panel::{Code, PANEL, PanelLayout, PanelScale, pack_panel};
 pub use squish_kernels::panel::{Activation, Line};
+use squish_kernels::panel::{Code, PANEL, PanelLayout, PanelScale, pack_panel};
 
 use crate::{
     error::{Error, Result},
@@ -53,6 +53,8 @@ mod source;
 mod workspace;
 
 pub use bytes::Verify;
+#[doc(hidden)]
+pub use bytes::checksum;
 pub use product::{Epilogue, Gate, Product};
 use source::Source;
 pub use workspace::Workspace;
@@ -223,11 +225,7 @@ impl<B: AsRef<[Line]>> PackedMatrix<B> {
 
     /// The same matrix, borrowed.
     pub fn view(&self) -> PackedView<'_> {
-        PackedMatrix {
-            layout: self.layout,
-            n_outputs: self.n_outputs,
-            lines: self.lines.as_ref(),
-        }
+        PackedMatrix { layout: self.layout, n_outputs: self.n_outputs, lines: self.lines.as_ref() }
     }
 }
 
@@ -254,7 +252,9 @@ fn layout_of(
     let new = |group| PanelLayout::new(code, activation, scale, shape[1], group);
     match (new(group), new(shape[1])) {
         (Some(layout), _) => Ok(layout),
-        (None, Some(_)) => Err(Error::BlockAlign { len: group, block: squish_kernels::panel::BLOCK }),
+        (None, Some(_)) => {
+            Err(Error::BlockAlign { len: group, block: squish_kernels::panel::BLOCK })
+        }
         (None, None) if new(32).is_some() => {
             Err(Error::BlockAlign { len: group, block: squish_kernels::panel::BLOCK })
         }

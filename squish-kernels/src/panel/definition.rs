@@ -35,11 +35,13 @@ impl Output<'_> {
         let add = Sum::of(isa, self.activation);
         match self.activation {
             Activation::F32 => {
-                let weight = |k| if self.scaled() { self.unit(k) * self.scale(k) } else { self.unit(k) };
+                let weight =
+                    |k| if self.scaled() { self.unit(k) * self.scale(k) } else { self.unit(k) };
                 (0..padded).fold(0.0, |sum, k| add.product(weight(k), x[k], sum))
             }
             Activation::Bf16 => {
-                let group = if self.scaled() { self.group.min(padded).max(1) } else { padded.max(1) };
+                let group =
+                    if self.scaled() { self.group.min(padded).max(1) } else { padded.max(1) };
                 let mut sum = 0.0;
                 for first in (0..padded).step_by(group) {
                     let mut of_group = 0.0;
@@ -59,7 +61,8 @@ impl Output<'_> {
                 for (block, x) in x.as_chunks::<BLOCK>().0.iter().enumerate() {
                     let (codes, x_scale) = quantize_block(x);
                     let integer = |i: usize| {
-                        (self.unit(block * BLOCK + i) / self.code.unit()) as i32 * i32::from(codes[i])
+                        (self.unit(block * BLOCK + i) / self.code.unit()) as i32
+                            * i32::from(codes[i])
                     };
                     let dot: i32 = (0..BLOCK).map(integer).sum();
                     let scale = self.scale(block * BLOCK) * (x_scale * self.code.unit());

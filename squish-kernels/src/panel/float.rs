@@ -8,7 +8,7 @@ use fearless_simd::{Simd, prelude::*};
 use half::f16;
 
 use super::layout::{Code, PANEL};
-use crate::{bytes::zip_bytes, stream::{Ahead, prefetch_lines}};
+use crate::{bytes::zip_bytes, stream::Ahead};
 
 /// How far ahead of its reads a kernel that streams a panel asks for lines, in bytes: some 200 ns of a core's share of the
 /// memory's bandwidth.
@@ -199,14 +199,13 @@ impl Chain for Rounded {
     const SCALED: bool = false;
 }
 
-/// Adds the products of a group's codes with a row's inputs to `sums`. `x` has the order of the steps, which is why the order
-/// of a pair is that of its inputs; `N` is the number of vectors of a panel.
+/// Adds the products of pairs of inputs and their codes to `sums`; the order of a pair is that of the steps, so that the
+/// second input may stand first. `N` is the number of vectors of a panel.
 #[inline(always)]
-pub(crate) fn one_row<S: Simd, C: PairCodes, M: Chain, const N: usize>(
+pub(crate) fn one_row<'a, S: Simd, C: PairCodes, M: Chain, const N: usize>(
     simd: S,
-    codes: &[u8],
+    pairs: impl Iterator<Item = (&'a [u8], [f32; 2])>,
     scales: &[f32; PANEL],
-    x: &[f32],
     sums: &mut [f32; PANEL],
 ) {
     let lanes = S::f32s::LEN;
@@ -214,8 +213,7 @@ pub(crate) fn one_row<S: Simd, C: PairCodes, M: Chain, const N: usize>(
     for v in 0..N {
         acc[v] = S::f32s::from_slice(simd, &sums[v * lanes..(v + 1) * lanes]);
     }
-    for (pair, x) in codes.chunks_exact(C::PAIR_BYTES).zip(x.as_chunks::<2>().0) {
-        prefetch_lines(pair, AHEAD);
+    for (pair, x) in pairs {
         let (first, second) = (S::f32s::splat(simd, x[0]), S::f32s::splat(simd, x[1]));
         for i in 0..N / 2 {
             let vectors = C::vectors(i, N);
@@ -285,11 +283,17 @@ pub(crate) fn tile_into<S: Simd, const ROWS: usize>(
         let (low, high) = (column..column + lanes, column + lanes..column + 2 * lanes);
         let mut acc = [[S::f32s::splat(simd, 0.0); 2]; ROWS];
         for row in 0..ROWS {
-            acc[row] = [S::f32s::from_slice(simd, &sums[row][low.clone()]), S::f32s::from_slice(simd, &sums[row][high.clone()])];
+            acc[row] = [
+                S::f32s::from_slice(simd, &sums[row][low.clone()]),
+                S::f32s::from_slice(simd, &sums[row][high.clone()]),
+            ];
         }
         for (weights, x) in weights.iter().zip(x.as_chunks::<ROWS>().0) {
             ahead.step();
-            let (a, b) = (S::f32s::from_slice(simd, &weights[low.clone()]), S::f32s::from_slice(simd, &weights[high.clone()]));
+            let (a, b) = (
+                S::f32s::from_slice(simd, &weights[low.clone()]),
+                S::f32s::from_slice(simd, &weights[high.clone()]),
+            );
             for row in 0..ROWS {
                 let x = S::f32s::splat(simd, x[row]);
                 acc[row] = [a.mul_add(x, acc[row][0]), b.mul_add(x, acc[row][1])];

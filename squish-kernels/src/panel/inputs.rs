@@ -101,7 +101,11 @@ impl InputPlan {
     /// Rows of some tiles.
     #[must_use]
     pub fn rows(&self, tiles: &Range<usize>) -> Range<usize> {
-        if tiles.is_empty() { 0..0 } else { self.tile(tiles.start).start..self.tile(tiles.end - 1).end }
+        if tiles.is_empty() {
+            0..0
+        } else {
+            self.tile(tiles.start).start..self.tile(tiles.end - 1).end
+        }
     }
 
     /// All tiles, in the calls that their products take: so many that they have [`MOST_ROWS`](super::MOST_ROWS) rows at most.
@@ -250,7 +254,9 @@ fn prepare_row<S: Simd>(simd: S, step: Step, x: &[f32], to: Strided<'_>) {
                 let words = &mut words[row * BLOCK / 4..(row + 1) * BLOCK / 4];
                 let (scale, sum) = quantize_lanes(simd, x, bytemuck::cast_slice_mut(words));
                 if cfg!(target_endian = "big") {
-                    words.iter_mut().for_each(|word| *word = word.swap_bytes());
+                    for word in words {
+                        *word = word.swap_bytes();
+                    }
                 }
                 scales[i * n_rows + row] = scale;
                 sums[i * n_rows + row] = sum;
@@ -271,7 +277,7 @@ fn scatter(values: &[u32], words: &mut [u32], n_rows: usize, row: usize) {
 
 /// The nearest BF16, ties to even, as [`half::bf16::from_f32`], in a form that becomes vector instructions.
 #[inline(always)]
-fn bf16_bits(x: f32) -> u32 {
+pub(crate) fn bf16_bits(x: f32) -> u32 {
     let bits = x.to_bits();
     let rounded = bits.wrapping_add(0x7fff + (bits >> 16 & 1)) >> 16;
     if x.is_nan() { bits >> 16 | 0x40 } else { rounded }

@@ -187,8 +187,13 @@ impl PanelLayout {
         let group_fits = padded == 0 || (group > 0 && group.is_multiple_of(BLOCK));
         // Twice the bytes of the largest layout.
         let countable = padded.checked_mul(16 * PANEL).is_some_and(|n| isize::try_from(n).is_ok());
-        (scales_fit && activation_fits && group_fits && countable)
-            .then_some(Self { code, activation, scale, n_inputs, group })
+        (scales_fit && activation_fits && group_fits && countable).then_some(Self {
+            code,
+            activation,
+            scale,
+            n_inputs,
+            group,
+        })
     }
 
     /// How a weight is stored.
@@ -356,8 +361,9 @@ mod tests {
 
     #[test]
     fn every_code_has_a_place_of_its_own() {
-        for (code, activation) in
-            Code::ALL.into_iter().flat_map(|code| Activation::ALL.map(|activation| (code, activation)))
+        for (code, activation) in Code::ALL
+            .into_iter()
+            .flat_map(|code| Activation::ALL.map(|activation| (code, activation)))
         {
             let scales = [PanelScale::Absent, PanelScale::F32, PanelScale::E8M0];
             let Some(layout) = scales
@@ -394,7 +400,10 @@ mod tests {
         assert!(new(Code::Int8, Activation::Q8, PanelScale::F32, 100, 0).is_none());
         assert!(new(Code::F32, Activation::F32, PanelScale::Absent, usize::MAX, 1).is_none());
         let whole = new(Code::Int8, Activation::Q8, PanelScale::F32, 100, 100).expect("one group");
-        assert_eq!((whole.group(), whole.n_groups(), whole.panel_bytes()), (128, 1, 129 * 64 + 192));
+        assert_eq!(
+            (whole.group(), whole.n_groups(), whole.panel_bytes()),
+            (128, 1, 129 * 64 + 192)
+        );
         let empty = new(Code::F32, Activation::F32, PanelScale::Absent, 0, 0).expect("empty");
         assert_eq!((empty.n_groups(), empty.panel_bytes()), (0, 0));
     }

@@ -32,6 +32,7 @@ mod pack;
 #[cfg(target_arch = "x86_64")]
 mod pairs;
 mod product;
+mod sparse;
 
 #[doc(hidden)]
 pub use definition::Output;
@@ -39,3 +40,4 @@ pub use inputs::{InputPlan, Inputs};
 pub use layout::{Activation, BLOCK, Code, Line, PANEL, PanelLayout, PanelScale};
 pub use pack::{PanelSource, pack_panel};
 pub use product::{MOST_ROWS, ProductScratch, product_into};
+pub use sparse::{LivePair, sparse_into};

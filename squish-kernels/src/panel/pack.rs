@@ -128,8 +128,9 @@ mod tests {
 
     #[test]
     fn places_are_sums_in_every_layout() {
-        for (code, activation) in
-            Code::ALL.into_iter().flat_map(|code| Activation::ALL.map(|activation| (code, activation)))
+        for (code, activation) in Code::ALL
+            .into_iter()
+            .flat_map(|code| Activation::ALL.map(|activation| (code, activation)))
         {
             let scales = [PanelScale::Absent, PanelScale::F32, PanelScale::E8M0];
             let layouts = scales

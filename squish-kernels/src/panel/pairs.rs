@@ -120,6 +120,30 @@ fearless_simd::kernel!(
     }
 );
 
+/// As [`super::float::one_row`], with pairs of BF16.
+#[inline(always)]
+pub(super) fn one_row<'a, P: Pairs>(
+    token: Avx512,
+    pairs: impl Iterator<Item = (&'a [u8], u32)>,
+    sums: &mut [f32; PANEL],
+) {
+    let tables = P::tables(token);
+    let mut acc = [zero(token); VECTORS];
+    for v in 0..VECTORS {
+        acc[v] = load(token, &sums[16 * v..16 * v + 16]);
+    }
+    for (pair, x) in pairs {
+        let x = u32x16::splat(token, x).into();
+        let [a, b] = P::decode(token, tables, pair, 0);
+        let [c, d] = P::decode(token, tables, pair, 1);
+        let [p, q, r, s] = acc;
+        acc = [dot(p, a, x), dot(q, b, x), dot(r, c, x), dot(s, d, x)];
+    }
+    for v in 0..VECTORS {
+        store(token, acc[v], &mut sums[16 * v..16 * v + 16]);
+    }
+}
+
 /// Decodes as many pairs of a group's codes as `out` has room for.
 #[inline(always)]
 pub(super) fn decode_into<P: Pairs>(token: Avx512, codes: &[u8], out: &mut [[u32; PANEL]]) {

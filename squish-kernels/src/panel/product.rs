@@ -7,37 +7,38 @@ use fearless_simd::{Level, Simd, prelude::*};
 #[cfg(target_arch = "x86_64")]
 use super::pairs;
 use super::{
-    float::{self, Chain, PairCodes, Plain, Rounded, Scaled},
+    float::{self, AHEAD, Chain, PairCodes, Plain, Rounded, Scaled},
     inputs::{Inputs, Step, Tile},
     int::{self, Baseline, ByteCodes, Dot, Vnni},
-    layout::{Activation, Code, Group, PANEL, PanelLayout, PanelScale},
+    layout::{Activation, Code, Group, Line, PANEL, PanelLayout, PanelScale},
 };
-use crate::{isa::dispatch, stream::Ahead};
+use crate::{
+    isa::dispatch,
+    stream::{Ahead, prefetch_lines},
+};
 
 /// Rows of decoded weights: 32 KiB, which stay in the first-level cache beside the inputs of a tile.
 const DECODED: usize = 128;
 
 /// Most rows of inputs in one call, which meet decoded weights before they are replaced. Decoding again for the next ones
-/// costs 1 % of their products, and so many rows of one [`DECODED`] stay in the second-level cache.
+/// costs 1 % of their products, and the inputs of so many rows stay in the second-level cache.
 pub const MOST_ROWS: usize = 120;
 
 /// Room for what a product decodes.
-#[derive(Debug)]
-#[repr(align(64))]
+#[derive(Clone, Debug)]
 pub struct ProductScratch {
-    weights: [[u32; PANEL]; DECODED],
-    /// Sums of a group that are scaled at its end.
-    of_group: [[f32; PANEL]; MOST_ROWS],
+    /// [`DECODED`] rows of weights.
+    weights: Vec<Line>,
+    /// [`MOST_ROWS`] sums of a group, which are scaled at its end.
+    of_group: Vec<Line>,
 }
 
 impl ProductScratch {
     /// Room that a thread can use for one product after another.
     #[must_use]
-    pub const fn new() -> Self {
-        Self {
-            weights: [[0; PANEL]; DECODED],
-            of_group: [[0.0; PANEL]; MOST_ROWS],
-        }
+    pub fn new() -> Self {
+        let rows = |n: usize| vec![Line([0; 64]); n * size_of::<[f32; PANEL]>() / 64];
+        Self { weights: rows(DECODED), of_group: rows(MOST_ROWS) }
     }
 }
 
@@ -48,7 +49,7 @@ impl Default for ProductScratch {
 }
 
 /// The products of all outputs of a panel with the rows of some tiles, `[rows, PANEL]`: at most [`MOST_ROWS`], as
-/// [`InputPlan::calls`] has them.
+/// [`InputPlan::calls`](super::InputPlan::calls) has them.
 ///
 /// # Panics
 ///
@@ -111,13 +112,13 @@ fn run<S: Simd, D: Dot>(simd: S, job: Job<'_>) {
 }
 
 /// Whether the sums of a group are scaled, and not its weights.
-fn scales_sums(layout: &PanelLayout) -> bool {
+pub(super) fn scales_sums(layout: &PanelLayout) -> bool {
     layout.activation() == Activation::Bf16 && layout.scale() != PanelScale::Absent
 }
 
 /// `sums = of_group · scales + sums`.
 #[inline(always)]
-fn add_scaled<S: Simd>(
+pub(super) fn add_scaled<S: Simd>(
     simd: S,
     of_group: &[f32; PANEL],
     scales: &[f32; PANEL],
@@ -157,14 +158,25 @@ impl<'a> Part<'a> {
             let group_len = layout.group().min(layout.padded_inputs() - start);
             (0..group_len).step_by(inputs_at_once).map(move |at| {
                 let len = inputs_at_once.min(group_len - at);
-                Self { group, first: start + at, at, len, per_step, ends_group: at + len == group_len }
+                Self {
+                    group,
+                    first: start + at,
+                    at,
+                    len,
+                    per_step,
+                    ends_group: at + len == group_len,
+                }
             })
         })
     }
 
     /// What the first tile asks for meanwhile: the codes that follow.
     fn ahead(&self, layout: &PanelLayout, is_first_tile: bool) -> Ahead<'a> {
-        if is_first_tile { Ahead::of(self.codes(layout), STEPS * self.len / self.per_step) } else { Ahead::NOTHING }
+        if is_first_tile {
+            Ahead::of(self.codes(layout), STEPS * self.len / self.per_step)
+        } else {
+            Ahead::NOTHING
+        }
     }
 
     /// The codes from its first input on.
@@ -209,13 +221,22 @@ fn one_row<S: Simd, C: PairCodes, M: Chain, const N: usize>(simd: S, job: Job<'_
     let Job { layout, panel, .. } = job;
     for (group_idx, group) in layout.groups(panel).enumerate() {
         let scales = group.scales(layout);
-        let x = bytemuck::cast_slice(one_row_of(&job, group_idx).words);
+        let x: &[[f32; 2]] = bytemuck::cast_slice(one_row_of(&job, group_idx).words);
+        let codes = group.codes.chunks_exact(C::PAIR_BYTES);
+        let pairs = codes.zip(x).map(
+            #[inline(always)]
+            |(pair, x)| {
+                prefetch_lines(pair, AHEAD);
+                (pair, *x)
+            },
+        );
+        let mut of_group = [0.0; PANEL];
+        let sums = &mut job.sums[0];
         if scales_sums(layout) {
-            let mut of_group = [0.0; PANEL];
-            float::one_row::<S, C, M, N>(simd, group.codes, &scales, x, &mut of_group);
-            add_scaled(simd, &of_group, &scales, &mut job.sums[0]);
+            float::one_row::<S, C, M, N>(simd, pairs, &scales, &mut of_group);
+            add_scaled(simd, &of_group, &scales, sums);
         } else {
-            float::one_row::<S, C, M, N>(simd, group.codes, &scales, x, &mut job.sums[0]);
+            float::one_row::<S, C, M, N>(simd, pairs, &scales, sums);
         }
     }
 }
@@ -238,12 +259,24 @@ fn decode<S: Simd, const N: usize>(
     let rounded = layout.activation() == Activation::Bf16;
     let (codes, scales) = (part.codes(layout), part.group.scales(layout));
     match (layout.code(), rounded) {
-        (Code::Bf16, false) => float::decode_into::<S, float::Bf16, Plain, N>(simd, codes, &scales, out),
-        (Code::Bf16, true) => float::decode_into::<S, float::Bf16, Rounded, N>(simd, codes, &scales, out),
-        (Code::E4M3, false) => float::decode_into::<S, float::Float8<4>, Scaled, N>(simd, codes, &scales, out),
-        (Code::E4M3, true) => float::decode_into::<S, float::Float8<4>, Rounded, N>(simd, codes, &scales, out),
-        (Code::E5M2, false) => float::decode_into::<S, float::Float8<5>, Scaled, N>(simd, codes, &scales, out),
-        (Code::E5M2, true) => float::decode_into::<S, float::Float8<5>, Rounded, N>(simd, codes, &scales, out),
+        (Code::Bf16, false) => {
+            float::decode_into::<S, float::Bf16, Plain, N>(simd, codes, &scales, out);
+        }
+        (Code::Bf16, true) => {
+            float::decode_into::<S, float::Bf16, Rounded, N>(simd, codes, &scales, out);
+        }
+        (Code::E4M3, false) => {
+            float::decode_into::<S, float::Float8<4>, Scaled, N>(simd, codes, &scales, out);
+        }
+        (Code::E4M3, true) => {
+            float::decode_into::<S, float::Float8<4>, Rounded, N>(simd, codes, &scales, out);
+        }
+        (Code::E5M2, false) => {
+            float::decode_into::<S, float::Float8<5>, Scaled, N>(simd, codes, &scales, out);
+        }
+        (Code::E5M2, true) => {
+            float::decode_into::<S, float::Float8<5>, Rounded, N>(simd, codes, &scales, out);
+        }
         (code, _) => {
             float::decode_plain(code, codes, &part.group.offsets(layout), out);
             if rounded {
@@ -264,14 +297,15 @@ fn decode<S: Simd, const N: usize>(
 fn tiles<S: Simd, const N: usize>(simd: S, job: Job<'_>) {
     let Job { layout, panel, inputs, tiles, scratch, sums } = job;
     let ProductScratch { weights, of_group } = scratch;
+    let decoded: &mut [[f32; PANEL]] = bytemuck::cast_slice_mut(weights);
+    let of_group = bytemuck::cast_slice_mut(of_group);
     let in_place = layout.code() == Code::F32;
     for part in Part::all(layout, panel, inputs.plan.step()) {
         let weights: &[[f32; PANEL]] = if in_place {
             bytemuck::cast_slice(part.codes(layout))
         } else {
-            let weights = bytemuck::cast_slice_mut(&mut weights[..part.len]);
-            decode::<S, N>(simd, layout, &part, weights);
-            weights
+            decode::<S, N>(simd, layout, &part, &mut decoded[..part.len]);
+            &decoded[..part.len]
         };
         for_sums(
             simd,
@@ -303,7 +337,7 @@ fn for_sums<S: Simd>(
     part: &Part<'_>,
     inputs: &Inputs<'_>,
     tiles: Range<usize>,
-    of_group: &mut [[f32; PANEL]; MOST_ROWS],
+    of_group: &mut [[f32; PANEL]],
     sums: &mut [[f32; PANEL]],
     multiply: impl Fn(usize, Tile<'_>, &mut [[f32; PANEL]]),
 ) {
@@ -362,7 +396,7 @@ fn quads_of<S: Simd, D: Dot, C: ByteCodes>(simd: S, job: Job<'_>) {
 mod x86 {
     use fearless_simd::{Avx2, Avx512};
 
-    use super::*;
+    use super::{Code, Job, PANEL, Part, ProductScratch, Vnni, for_sums, pairs, quads};
 
     // All features of a level are named: a function that has fewer does not inline the SIMD library's operations.
 
@@ -381,14 +415,16 @@ mod x86 {
     pub(super) fn run_pairs(token: Avx512, job: Job<'_>) {
         let Job { layout, panel, inputs, tiles, scratch, sums } = job;
         let ProductScratch { weights, of_group } = scratch;
-        // What one tile alone needs is decoded in registers.
-        let once = tiles.len() == 1;
+        let decoded: &mut [[u32; PANEL]] = bytemuck::cast_slice_mut(weights);
+        let of_group = bytemuck::cast_slice_mut(of_group);
+        // For a few tiles decoding in registers, for each of them, costs less than storing what is decoded.
+        let few = tiles.len() <= 4;
         for part in Part::all(layout, panel, inputs.plan.step()) {
             let mut codes = part.codes(layout);
             let mut code = layout.code();
             let is_float8 = matches!(code, Code::E4M3 | Code::E5M2);
-            if code != Code::Bf16 && !(is_float8 && once) {
-                let weights = &mut weights[..part.len / 2];
+            if code != Code::Bf16 && !(is_float8 && few) {
+                let weights = &mut decoded[..part.len / 2];
                 match code {
                     Code::E4M3 => pairs::decode_into::<pairs::Float8<4>>(token, codes, weights),
                     Code::E5M2 => pairs::decode_into::<pairs::Float8<5>>(token, codes, weights),
@@ -406,7 +442,7 @@ mod x86 {
                 sums,
                 #[inline(always)]
                 |idx, tile, sums| {
-                    let fetch = layout.code() != Code::Bf16 || idx == tiles.start;
+                    let fetch = code == layout.code() && idx == tiles.start;
                     with_rows!(tile.n_rows, R => {
                         let sums = sums.first_chunk_mut::<R>().expect("the rows of the tile");
                         let x = tile.words;
@@ -426,7 +462,7 @@ mod x86 {
 mod neon {
     use fearless_simd::Neon;
 
-    use super::*;
+    use super::{Job, Vnni, quads};
 
     #[target_feature(enable = "neon,dotprod")]
     pub(super) fn run_dotprod(token: Neon, job: Job<'_>) {

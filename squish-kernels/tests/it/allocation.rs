@@ -1,10 +1,10 @@
 use half::bf16;
 use squish_bench::alloc::count_allocations;
 use squish_kernels::{
-    Gelu, Isa, RmsVariant, abs_max, add_layer_norm_in_place, add_rms_norm_in_place,
+    Gelu, Isa, RmsVariant, Team, abs_max, add_layer_norm_in_place, add_rms_norm_in_place,
     add_rms_norm_into, argmax, axpy, dot, exp_in_place, exp_into, gelu_in_place, layer_norm_into,
     log_softmax_in_place, log_sum_exp, max, min, rms_norm_in_place, rms_norm_into, scale_add,
-    silu_in_place, softmax_in_place, softmax_into, sum, top_k, top_k_scratch_len, Team,
+    silu_in_place, softmax_in_place, softmax_into, sum, top_k, top_k_scratch_len,
 };
 
 use crate::common::numbers;

@@ -3,8 +3,8 @@ use squish_kernels::{
     Isa,
     element::E8M0,
     panel::{
-        Activation, BLOCK, Code, InputPlan, Inputs, Output, PANEL, PanelLayout, PanelScale,
-        PanelSource, ProductScratch, pack_panel, product_into,
+        Activation, BLOCK, Code, InputPlan, Inputs, LivePair, Output, PANEL, PanelLayout,
+        PanelScale, PanelSource, ProductScratch, pack_panel, product_into, sparse_into,
     },
 };
 
@@ -73,7 +73,8 @@ impl Weights {
             codes: &self.codes[output * row..(output + 1) * row],
             group: layout.group(),
             scales: (layout.scale() != PanelScale::Absent).then_some(&scales),
-            zero_points: (layout.scale() == PanelScale::F32Zero).then_some(&self.zero_points[groups]),
+            zero_points: (layout.scale() == PanelScale::F32Zero)
+                .then_some(&self.zero_points[groups]),
         }
         .product(isa, x)
     }
@@ -137,9 +138,9 @@ fn layouts(n_inputs: usize, group: usize) -> impl Iterator<Item = PanelLayout> {
         Activation::ALL.into_iter().flat_map(move |activation| {
             let scales =
                 [PanelScale::Absent, PanelScale::F32, PanelScale::F32Zero, PanelScale::E8M0];
-            scales.into_iter().filter_map(move |scale| {
-                PanelLayout::new(code, activation, scale, n_inputs, group)
-            })
+            scales
+                .into_iter()
+                .filter_map(move |scale| PanelLayout::new(code, activation, scale, n_inputs, group))
         })
     })
 }
@@ -152,9 +153,10 @@ fn bits(x: &[f32]) -> Vec<u32> {
 #[test]
 fn every_kernel_adds_in_the_order_of_the_definition() {
     for n_inputs in [0, 1, 31, 32, 33, 64, 96, 130, 300, 1100] {
-        for (layout, group) in [32, 64, 128, 4096].into_iter().flat_map(|group| {
-            layouts(n_inputs, group).map(move |layout| (layout, group))
-        }) {
+        for (layout, group) in [32, 64, 128, 4096]
+            .into_iter()
+            .flat_map(|group| layouts(n_inputs, group).map(move |layout| (layout, group)))
+        {
             let weights = Weights::new(layout, PANEL, n_inputs as u64);
             let panel = weights.panel();
             let x = squish_bench::input::normal(n_inputs, 7);
@@ -175,10 +177,8 @@ fn a_row_has_the_same_bits_whatever_the_number_of_rows() {
         let panel = weights.panel();
         let x = squish_bench::input::normal(512 * n_inputs, 5);
         for isa in Isa::variants() {
-            let alone: Vec<[f32; PANEL]> = x
-                .chunks(n_inputs)
-                .map(|x| products(isa, &layout, &panel, x, 1)[0])
-                .collect();
+            let alone: Vec<[f32; PANEL]> =
+                x.chunks(n_inputs).map(|x| products(isa, &layout, &panel, x, 1)[0]).collect();
             // Lower levels take long at all of these.
             let all = isa.level() == Isa::detect().level();
             let counts = (2..=64).chain([65, 127, 512]).filter(|n| all || n % 7 == 2 || *n < 14);
@@ -213,7 +213,9 @@ fn products_are_within_the_bound_of_their_mode() {
                     let mut w = f64::from(code.value(&weights.codes[at * code.n_bytes()..]));
                     match layout.scale() {
                         PanelScale::Absent => {}
-                        PanelScale::E8M0 => w *= f64::from(weights.scale_bits[group] as i32 - 127).exp2(),
+                        PanelScale::E8M0 => {
+                            w *= f64::from(weights.scale_bits[group] as i32 - 127).exp2();
+                        }
                         _ => {
                             if layout.scale() == PanelScale::F32Zero {
                                 w -= f64::from(weights.zero_points[group]);
@@ -285,6 +287,35 @@ fn extreme_scales_and_codes_and_inputs_follow_the_definition() {
                     for got in got {
                         assert_eq!(bits(&got), bits(&want), "{isa:?} {layout:?} {special}");
                     }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_sparse_product_is_the_dense_one_with_zeros() {
+    for n_inputs in [1, 64, 300, 517] {
+        let all = layouts(n_inputs, 128).chain(layouts(n_inputs, n_inputs));
+        for layout in all.filter(LivePair::supports) {
+            let weights = Weights::new(layout, PANEL, 21);
+            let panel = weights.panel();
+            for keep in [0, 1, 3, 9, 10] {
+                let mut rng = Rng::new(keep as u64);
+                let mut x = squish_bench::input::normal(n_inputs, 5);
+                for x in x.iter_mut() {
+                    *x = if rng.below(10) < keep { *x } else { 0.0 };
+                }
+                let live = x.iter().enumerate().filter(|(_, x)| **x != 0.0);
+                let (indices, values): (Vec<u32>, Vec<f32>) =
+                    live.map(|(i, x)| (i as u32, *x)).unzip();
+                for isa in Isa::variants() {
+                    let dense = products(isa, &layout, &panel, &x, 1)[0];
+                    let mut pairs = Vec::new();
+                    LivePair::prepare(isa, &layout, &indices, &values, &mut pairs);
+                    let mut sums = [f32::NAN; PANEL];
+                    sparse_into(isa, &layout, &panel, &pairs, &mut sums);
+                    assert_eq!(bits(&sums), bits(&dense), "{isa:?} {layout:?} {keep} of 10");
                 }
             }
         }

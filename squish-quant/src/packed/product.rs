@@ -2,10 +2,10 @@
 
 use std::ops::Range;
 
-use ndarray::{ArrayView2, ArrayViewMut2, Axis};
+use ndarray::{ArrayView1, ArrayView2, ArrayViewMut1, ArrayViewMut2, Axis};
 use squish_kernels::{
     Gelu, Isa, gelu_in_place,
-    panel::{Line, PANEL, product_into},
+    panel::{Line, LivePair, PANEL, product_into, sparse_into},
     silu_in_place,
 };
 
@@ -78,9 +78,8 @@ impl<B: AsRef<[Line]>> PackedMatrix<B> {
         let [n_outputs, n_inputs] = self.shape();
         Error::check_length("x", n_inputs, x.len())?;
         Error::check_length("y", n_outputs, y.len())?;
-        let x = ArrayView2::from_shape([1, x.len()], x).expect("one row");
-        let y = ArrayViewMut2::from_shape([1, y.len()], y).expect("one row");
-        self.gemm_into(workspace, x, y)
+        let (x, y) = (ArrayView1::from(x), ArrayViewMut1::from(y));
+        self.gemm_into(workspace, x.insert_axis(Axis(0)), y.insert_axis(Axis(0)))
     }
 
     /// The products with the rows of `x`, `[rows, inputs]`, into `out`, `[rows, outputs]`: `out = x · weightsᵀ`.
@@ -117,7 +116,7 @@ impl<B: AsRef<[Line]>> PackedMatrix<B> {
         if let Some(&row) = rows.iter().find(|&&row| row >= n_rows) {
             return Err(Error::Rows { start: row, end: row + 1, n_rows });
         }
-        let x = ArrayView2::from_shape([1, x.len()], x).expect("one row");
+        let x = ArrayView1::from(x).insert_axis(Axis(0));
         let weights = self.view();
         let prepared = workspace.prepare(Isa::detect(), &weights.layout, x);
         let Scratch { product, sums, .. } = &mut *prepared.scratch();
@@ -132,6 +131,67 @@ impl<B: AsRef<[Line]>> PackedMatrix<B> {
             }
             *y = sums[0][row % PANEL];
         }
+        Ok(())
+    }
+
+    /// The product with a row of inputs of which all are zeros but `values` at `indices`, which ascend.
+    ///
+    /// Of f32, bf16 and FP8 weights it reads the codes of these inputs alone, in pairs of neighbors; others are multiplied
+    /// as a whole. The result has the bits of the whole product, unless a weight is NaN or infinite that a zero would meet.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Length`], [`Error::Indices`]. Then nothing is written.
+    pub fn gemv_sparse_into(
+        &self,
+        workspace: &mut Workspace,
+        indices: &[u32],
+        values: &[f32],
+        y: &mut [f32],
+    ) -> Result<()> {
+        let [n_outputs, n] = self.shape();
+        Error::check_length("values", indices.len(), values.len())?;
+        Error::check_length("y", n_outputs, y.len())?;
+        let mut least = 0;
+        for (index, &value) in indices.iter().enumerate() {
+            let value = value as usize;
+            if value < least || value >= n {
+                return Err(Error::Indices { what: "indices", index, value, n });
+            }
+            least = value + 1;
+        }
+        let weights = self.view();
+        let isa = Isa::detect();
+        if !LivePair::supports(&weights.layout) {
+            let mut x = std::mem::take(&mut workspace.dense);
+            x.clear();
+            x.resize(n, 0.0);
+            for (&index, &value) in indices.iter().zip(values) {
+                x[index as usize] = value;
+            }
+            let result = self.gemv_into(workspace, &x, y);
+            workspace.dense = x;
+            return result;
+        }
+        LivePair::prepare(isa, &weights.layout, indices, values, &mut workspace.live);
+        let (live, n_panels) = (&workspace.live, weights.n_panels());
+        // Each task is worth waking a thread for, of the bytes that are read.
+        let read = (live.len() * 2 * weights.layout.panel_bytes()).div_ceil(n.max(1));
+        let each = (TASK_BYTES / read.max(1)).max(n_panels.div_ceil(MOST_TASKS)).max(1);
+        let mut tasks = [const { None }; MOST_TASKS];
+        let mut n_tasks = 0;
+        for (i, y) in y.chunks_mut(each * PANEL).enumerate() {
+            tasks[i] = Some((i * each, y));
+            n_tasks = i + 1;
+        }
+        workspace.team().for_each(&mut tasks[..n_tasks], |task| {
+            let Some((first, y)) = task else { return };
+            for (i, y) in y.chunks_mut(PANEL).enumerate() {
+                let mut sums = [0.0; PANEL];
+                sparse_into(isa, &weights.layout, weights.panel(*first + i), live, &mut sums);
+                y.copy_from_slice(&sums[..y.len()]);
+            }
+        });
         Ok(())
     }
 }
@@ -205,7 +265,11 @@ impl Product<'_> {
 
     /// Bytes that are read for a panel of outputs.
     fn panel_bytes(&self) -> usize {
-        let up = if let Epilogue::Gated { up, .. } = &self.epilogue { up.layout.panel_bytes() } else { 0 };
+        let up = if let Epilogue::Gated { up, .. } = &self.epilogue {
+            up.layout.panel_bytes()
+        } else {
+            0
+        };
         self.weights.layout.panel_bytes() + up
     }
 }
@@ -245,7 +309,8 @@ fn split<'a>(
         let n_panels = product.weights.n_panels();
         // The last places are for the products to come.
         let places = MOST_TASKS.saturating_sub(n_tasks + n_products - i - 1).max(1);
-        let each = (task_bytes / product.panel_bytes().max(1)).max(n_panels.div_ceil(places)).max(1);
+        let each =
+            (task_bytes / product.panel_bytes().max(1)).max(n_panels.div_ceil(places)).max(1);
         let mut out = product.out.view_mut();
         for first in (0..n_panels).step_by(each) {
             let panels = first..n_panels.min(first + each);
@@ -277,7 +342,14 @@ impl Task<'_> {
                 let rows = prepared.plan.rows(&tiles);
                 let sums = &mut sums[..rows.len()];
                 let weights = &self.weights;
-                product_into(&weights.layout, weights.panel(panel), &inputs, tiles.clone(), product, sums);
+                product_into(
+                    &weights.layout,
+                    weights.panel(panel),
+                    &inputs,
+                    tiles.clone(),
+                    product,
+                    sums,
+                );
                 if let Some(bias) = self.bias {
                     let bias = &bias[panel * PANEL..][..n_columns];
                     for sums in sums.iter_mut() {

@@ -30,10 +30,9 @@ impl<'a> Source<'a> {
     pub(super) fn scale(&self) -> PanelScale {
         match &self.weights {
             Weights::Dense { .. } => PanelScale::Absent,
-            Weights::Fp8(_) => PanelScale::F32,
             Weights::Mx(_) => PanelScale::E8M0,
             Weights::Int(tensor) if tensor.zero_points().is_some() => PanelScale::F32Zero,
-            Weights::Int(_) => PanelScale::F32,
+            Weights::Fp8(_) | Weights::Int(_) => PanelScale::F32,
         }
     }
 

@@ -8,7 +8,7 @@ use std::{
 use ndarray::{ArrayView2, Axis};
 use squish_kernels::{
     Isa, Team,
-    panel::{InputPlan, Inputs, MOST_ROWS, PANEL, PanelLayout, ProductScratch},
+    panel::{InputPlan, Inputs, LivePair, MOST_ROWS, PANEL, PanelLayout, ProductScratch},
 };
 
 /// Threads and buffers of products. Kept from call to call, it allocates only where a call is larger than all before.
@@ -19,6 +19,10 @@ pub struct Workspace {
     words: Vec<u32>,
     scales: Vec<f32>,
     sums: Vec<i32>,
+    /// The inputs of a sparse product.
+    pub(super) live: Vec<LivePair>,
+    /// Those of one that is computed as a whole.
+    pub(super) dense: Vec<f32>,
     /// One for each thread, so that one is always free.
     scratches: Vec<Mutex<Scratch>>,
 }
@@ -28,13 +32,22 @@ enum Threads {
     Own(Arc<Team>),
 }
 
+impl Threads {
+    fn team(&self) -> &Team {
+        match self {
+            Self::Global => Team::global(),
+            Self::Own(team) => team,
+        }
+    }
+}
+
 /// What one thread needs for a panel.
 pub(super) struct Scratch {
     pub(super) product: ProductScratch,
     /// The products of a panel.
-    pub(super) sums: [[f32; PANEL]; MOST_ROWS],
+    pub(super) sums: Vec<[f32; PANEL]>,
     /// Those of the panel that gates it.
-    pub(super) gated: [[f32; PANEL]; MOST_ROWS],
+    pub(super) gated: Vec<[f32; PANEL]>,
 }
 
 impl Default for Workspace {
@@ -55,11 +68,23 @@ impl Workspace {
     fn of(threads: Threads, n_threads: usize) -> Self {
         let scratch = || Scratch {
             product: ProductScratch::new(),
-            sums: [[0.0; PANEL]; MOST_ROWS],
-            gated: [[0.0; PANEL]; MOST_ROWS],
+            sums: vec![[0.0; PANEL]; MOST_ROWS],
+            gated: vec![[0.0; PANEL]; MOST_ROWS],
         };
         let scratches = (0..n_threads).map(|_| Mutex::new(scratch())).collect();
-        Self { threads, words: Vec::new(), scales: Vec::new(), sums: Vec::new(), scratches }
+        Self {
+            threads,
+            words: Vec::new(),
+            scales: Vec::new(),
+            sums: Vec::new(),
+            live: Vec::new(),
+            dense: Vec::new(),
+            scratches,
+        }
+    }
+
+    pub(super) fn team(&self) -> &Team {
+        self.threads.team()
     }
 
     /// Rounds and arranges the rows of `x`, which are contiguous, for panels of `layout`.
@@ -69,11 +94,8 @@ impl Workspace {
         layout: &PanelLayout,
         x: ArrayView2<'_, f32>,
     ) -> Prepared<'_> {
-        let Self { threads, words, scales, sums, scratches } = self;
-        let team = match threads {
-            Threads::Global => Team::global(),
-            Threads::Own(team) => team,
-        };
+        let Self { threads, words, scales, sums, scratches, .. } = self;
+        let team = threads.team();
         let plan = InputPlan::new(isa, layout, x.nrows());
         resize(words, x.nrows() * plan.words_per_row());
         resize(scales, x.nrows() * plan.blocks_per_row());
@@ -88,7 +110,9 @@ impl Workspace {
                 let n_blocks = n_rows * plan.blocks_per_row();
                 *tile = Some(Tile {
                     idx: first + i,
-                    words: words_left.split_off_mut(..n_rows * plan.words_per_row()).expect(RESIZED),
+                    words: words_left
+                        .split_off_mut(..n_rows * plan.words_per_row())
+                        .expect(RESIZED),
                     scales: scales_left.split_off_mut(..n_blocks).expect(RESIZED),
                     sums: sums_left.split_off_mut(..n_blocks).expect(RESIZED),
                 });

@@ -11,7 +11,7 @@ use squish_quant::{
     Activation, Epilogue, Error, Fp8Format, Fp8Quantizer, Granularity, IntFormat, IntQuantizer,
     MxQuantizer, PackedMatrix, PackedView, Product, Symmetry, Weights, Workspace,
     ndarray::{Array2, ArrayView2, Axis, s},
-    packed::{Dense, Gate, Line, Verify},
+    packed::{Dense, Gate, Line, Verify, checksum},
 };
 
 fn weights(rows: usize, cols: usize, seed: u64) -> Array2<f32> {
@@ -69,7 +69,7 @@ fn forms(weights: ArrayView2<'_, f32>, test: &mut dyn FnMut(&str, Weights<'_>, &
         (IntFormat::Int4, Symmetry::Symmetric),
         (IntFormat::Int4, Symmetry::Asymmetric),
     ] {
-        if format == IntFormat::Int4 && weights.ncols() % 2 != 0 {
+        if format == IntFormat::Int4 && !weights.ncols().is_multiple_of(2) {
             continue;
         }
         for granularity in
@@ -107,9 +107,12 @@ fn the_exact_mode_is_the_product_of_the_decoded_weights_added_in_order() {
             let got = gemm(&packed, &mut Workspace::default(), x.view());
             for ((row, output), got) in got.indexed_iter() {
                 let pairs = decoded.row(output).into_iter().zip(x.row(row));
-                let want = pairs.fold(0.0, |sum, (w, x)| {
-                    if fused { w.mul_add(*x, sum) } else { w * x + sum }
-                });
+                let want = pairs.fold(
+                    0.0,
+                    |sum, (w, x)| {
+                        if fused { w.mul_add(*x, sum) } else { w * x + sum }
+                    },
+                );
                 assert_eq!(*got, want, "{name} {rows}x{cols}: row {row}, output {output}");
             }
         });
@@ -241,7 +244,7 @@ fn several_products_and_epilogues_are_what_each_is_alone() {
             }
             for (gate, got) in [(Gate::Silu, silu), (Gate::GeluTanh, gelu)] {
                 let mut want = plain_a.clone();
-                for want in want.iter_mut() {
+                for want in &mut want {
                     let gated = std::slice::from_mut(want);
                     match gate {
                         Gate::Silu => squish_kernels::silu_in_place(gated),
@@ -273,6 +276,31 @@ fn rows_of_a_product_are_those_of_the_whole() {
             Err(Error::Rows { start: 200, end: 201, n_rows: 200 })
         );
         assert_eq!(untouched, [1.0; 2]);
+    });
+}
+
+#[test]
+fn a_sparse_product_is_the_whole_one_with_zeros() {
+    let (weights, mut x) = (weights(300, 256, 22), inputs(1, 256, 23));
+    for (i, x) in x.iter_mut().enumerate() {
+        *x = if i % 3 == 0 || i % 7 == 0 { *x } else { 0.0 };
+    }
+    let live = x.iter().enumerate().filter(|(_, x)| **x != 0.0);
+    let (indices, values): (Vec<u32>, Vec<f32>) = live.map(|(i, x)| (i as u32, *x)).unzip();
+    let mut workspace = team(2);
+    packed(weights.view(), &mut |name, packed| {
+        let want = gemm(packed, &mut workspace, x.view());
+        let mut got = [f32::NAN; 300];
+        packed.gemv_sparse_into(&mut workspace, &indices, &values, &mut got).expect("ascending");
+        assert_eq!(want.as_slice(), Some(&got[..]), "{name}");
+        let mut y = [7.0; 300];
+        for (bad, index, value) in [([3, 3], 1, 3), ([4, 2], 1, 2), ([0, 256], 1, 256)] {
+            assert_eq!(
+                packed.gemv_sparse_into(&mut workspace, &bad, &[1.0; 2], &mut y),
+                Err(Error::Indices { what: "indices", index, value, n: 256 })
+            );
+        }
+        assert_eq!(y, [7.0; 300]);
     });
 }
 
@@ -383,8 +411,7 @@ fn calls_that_make_no_sense_are_refused_and_write_nothing() {
     let q8 = PackedMatrix::pack(&tensor, Activation::Q8).expect("a mode of MXFP4");
     let mut other = Array2::from_elem([2, 64], 7.0);
     let mut out = Array2::from_elem([2, 64], 7.0);
-    let mut products =
-        [Product::new(&packed, out.view_mut()), Product::new(&q8, other.view_mut())];
+    let mut products = [Product::new(&packed, out.view_mut()), Product::new(&q8, other.view_mut())];
     assert!(matches!(
         workspace.products_into(x.view(), &mut products),
         Err(Error::Unsupported { .. })
@@ -433,8 +460,8 @@ proptest! {
         // Past the magic number and the checksum of the header, where fuzzing alone does not get.
         if bytes.len() >= 128 {
             bytes[..12].copy_from_slice(b"SQUISHPM\x01\0\0\0");
-            let crc = crc32fast::hash(&bytes[..124]);
-            bytes[124..128].copy_from_slice(&crc.to_le_bytes());
+            let checksum = checksum(&bytes[..120]);
+            bytes[120..128].copy_from_slice(&checksum.to_le_bytes());
         }
         let lines = on_a_line(&bytes);
         let aligned: &[u8] = bytemuck::cast_slice(&lines);

@@ -1,0 +1,208 @@
+//! Products with inputs of which most are zeros: only the codes of the others are read.
+//!
+//! The result is that of [`product_into`](super::product_into) with zeros at all other inputs, bit for bit, as a multiply-add with a
+//! zero input leaves a sum as it is; where a weight is NaN or infinite, or a sum a negative zero, only the dense product
+//! says so. Inputs are taken in pairs, each a line or more of memory, so that the time is that of the pairs with an input
+//! that is not zero.
+
+use fearless_simd::{Level, Simd, prelude::*};
+
+#[cfg(target_arch = "x86_64")]
+use super::pairs;
+use super::{
+    float::{self, Chain, PairCodes, Plain, Rounded, Scaled},
+    inputs::{Step, bf16_bits},
+    layout::{Activation, Code, Group, PANEL, PanelLayout},
+    product::{add_scaled, scales_sums},
+};
+use crate::{Isa, isa::dispatch, stream::prefetch_lines};
+
+/// Two inputs, at least one of which is not zero, as kernels of a level read them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LivePair {
+    /// Half of the index of the first.
+    idx: u32,
+    /// Their bits in the order of the steps, or both as BF16 in the first.
+    words: [u32; 2],
+}
+
+impl LivePair {
+    /// Whether there are sparse products of `layout`.
+    #[must_use]
+    pub const fn supports(layout: &PanelLayout) -> bool {
+        matches!(layout.code(), Code::F32 | Code::Bf16 | Code::E4M3 | Code::E5M2)
+    }
+
+    /// Rounds the inputs `values` at the ascending `indices` for `layout`, into `pairs`, which is cleared.
+    ///
+    /// # Panics
+    ///
+    /// If there are not as many of both.
+    pub fn prepare(
+        isa: Isa,
+        layout: &PanelLayout,
+        indices: &[u32],
+        values: &[f32],
+        pairs: &mut Vec<Self>,
+    ) {
+        assert_eq!(indices.len(), values.len(), "sparse: lengths differ");
+        let step = Step::of(isa, layout.activation());
+        pairs.clear();
+        let mut live = indices.iter().copied().zip(values.iter().copied()).peekable();
+        while let Some((index, value)) = live.next() {
+            let idx = index / 2;
+            let second = live.next_if(|&(next, _)| next / 2 == idx && index % 2 == 0);
+            let x = match second {
+                Some((_, second)) => [value, second],
+                None if index % 2 == 0 => [value, 0.0],
+                None => [0.0, value],
+            };
+            let words = match step {
+                Step::Rounded => [bf16_bits(x[1]) << 16, bf16_bits(x[0]) << 16],
+                Step::Pair => [bf16_bits(x[0]) | bf16_bits(x[1]) << 16, 0],
+                Step::Float | Step::Quad => x.map(f32::to_bits),
+            };
+            pairs.push(Self { idx, words });
+        }
+    }
+}
+
+/// How many pairs ahead codes are asked for: some kilobytes.
+const PAIRS_AHEAD: usize = 24;
+
+/// The products of all outputs of a panel with the inputs that are not zero.
+///
+/// # Panics
+///
+/// If `panel` does not have the bytes of the layout, a pair is beyond its inputs, or there are no sparse products of it.
+pub fn sparse_into(
+    isa: Isa,
+    layout: &PanelLayout,
+    panel: &[u8],
+    pairs: &[LivePair],
+    sums: &mut [f32; PANEL],
+) {
+    assert!(LivePair::supports(layout), "sparse: {layout:?}");
+    *sums = [0.0; PANEL];
+    let step = Step::of(isa, layout.activation());
+    let mut left = pairs;
+    for (idx, group) in layout.groups(panel).enumerate() {
+        let first = (idx * layout.group() / 2) as u32;
+        let end = first + (layout.group() / 2) as u32;
+        let of_group = left.partition_point(|pair| pair.idx < end);
+        let (own, rest) = left.split_at(of_group);
+        left = rest;
+        let job = Job { layout, group, first, pairs: own, sums };
+        match isa.token() {
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx512(token) if step == Step::Pair => {
+                // SAFETY: `Step::Pair` is of levels where `Isa::has_bf16_dot` was found true, and the token shows the others.
+                unsafe { x86::run(token, job) }
+            }
+            token => dispatch!(token, simd => run(simd, job)),
+        }
+    }
+    assert!(left.is_empty(), "sparse: {} inputs beyond the last", left.len());
+}
+
+struct Job<'a> {
+    layout: &'a PanelLayout,
+    group: Group<'a>,
+    /// The pair with which the group begins.
+    first: u32,
+    pairs: &'a [LivePair],
+    sums: &'a mut [f32; PANEL],
+}
+
+impl<'a> Job<'a> {
+    /// The codes of each pair, with its words.
+    #[inline(always)]
+    fn codes(&self, pair_bytes: usize) -> impl Iterator<Item = (&'a [u8], [u32; 2])> + use<'a> {
+        let (codes, pairs, first) = (self.group.codes, self.pairs, self.first);
+        let at = move |pair: &LivePair| {
+            let start = (pair.idx - first) as usize * pair_bytes;
+            &codes[start..start + pair_bytes]
+        };
+        pairs.iter().enumerate().map(
+            #[inline(always)]
+            move |(i, pair)| {
+                if let Some(later) = pairs.get(i + PAIRS_AHEAD) {
+                    prefetch_lines(at(later), 0);
+                }
+                (at(pair), pair.words)
+            },
+        )
+    }
+}
+
+#[inline(always)]
+fn run<S: Simd>(simd: S, job: Job<'_>) {
+    match S::f32s::LEN {
+        16 => floats::<S, 4>(simd, job),
+        8 => floats::<S, 8>(simd, job),
+        _ => floats::<S, 16>(simd, job),
+    }
+}
+
+#[inline(always)]
+fn floats<S: Simd, const N: usize>(simd: S, job: Job<'_>) {
+    match (job.layout.code(), job.layout.activation() == Activation::Bf16) {
+        (Code::Bf16, false) => floats_of::<S, float::Bf16, Plain, N>(simd, job),
+        (Code::Bf16, true) => floats_of::<S, float::Bf16, Rounded, N>(simd, job),
+        (Code::E4M3, false) => floats_of::<S, float::Float8<4>, Scaled, N>(simd, job),
+        (Code::E4M3, true) => floats_of::<S, float::Float8<4>, Rounded, N>(simd, job),
+        (Code::E5M2, false) => floats_of::<S, float::Float8<5>, Scaled, N>(simd, job),
+        (Code::E5M2, true) => floats_of::<S, float::Float8<5>, Rounded, N>(simd, job),
+        _ => floats_of::<S, float::F32, Plain, N>(simd, job),
+    }
+}
+
+#[inline(always)]
+fn floats_of<S: Simd, C: PairCodes, M: Chain, const N: usize>(simd: S, job: Job<'_>) {
+    let scales = job.group.scales(job.layout);
+    let pairs = job.codes(C::PAIR_BYTES).map(
+        #[inline(always)]
+        |(codes, words)| (codes, words.map(f32::from_bits)),
+    );
+    if scales_sums(job.layout) {
+        let mut of_group = [0.0; PANEL];
+        float::one_row::<S, C, M, N>(simd, pairs, &scales, &mut of_group);
+        add_scaled(simd, &of_group, &scales, job.sums);
+    } else {
+        float::one_row::<S, C, M, N>(simd, pairs, &scales, job.sums);
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use fearless_simd::Avx512;
+
+    use super::{Code, Job, PANEL, add_scaled, pairs, scales_sums};
+
+    /// All features of the level, and its instruction for pairs of BF16.
+    #[target_feature(
+        enable = "fxsr,adx,aes,avx512bitalg,avx512bw,avx512cd,avx512dq,avx512f,avx512ifma,avx512vbmi,avx512vbmi2,avx512vl,avx512vnni,avx512vpopcntdq,bmi1,bmi2,cmpxchg16b,fma,gfni,lzcnt,movbe,pclmulqdq,popcnt,rdrand,rdseed,sha,vaes,vpclmulqdq,xsave,xsavec,xsaveopt,xsaves,avx512bf16"
+    )]
+    pub(super) fn run(token: Avx512, job: Job<'_>) {
+        match job.layout.code() {
+            Code::E4M3 => run_of::<pairs::Float8<4>>(token, job),
+            Code::E5M2 => run_of::<pairs::Float8<5>>(token, job),
+            _ => run_of::<pairs::Stored>(token, job),
+        }
+    }
+
+    #[inline(always)]
+    fn run_of<P: pairs::Pairs>(token: Avx512, job: Job<'_>) {
+        let codes = job.codes(P::PAIR_BYTES).map(
+            #[inline(always)]
+            |(codes, words)| (codes, words[0]),
+        );
+        if scales_sums(job.layout) {
+            let mut of_group = [0.0; PANEL];
+            pairs::one_row::<P>(token, codes, &mut of_group);
+            add_scaled(token, &of_group, &job.group.scales(job.layout), job.sums);
+        } else {
+            pairs::one_row::<P>(token, codes, job.sums);
+        }
+    }
+}
