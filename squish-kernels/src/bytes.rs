@@ -4,7 +4,9 @@
 //! two or three times as much as those that work within each, so [`widen_lanes`] moves bytes across blocks once, to
 //! where interleaving within blocks brings them in order, and [`narrow_lanes`] moves them once afterwards.
 
-use fearless_simd::{Level, Simd, prelude::*};
+#[cfg(target_arch = "x86_64")]
+use fearless_simd::Level;
+use fearless_simd::{Simd, prelude::*};
 
 /// Bytes to 32-bit lanes, in order.
 #[inline(always)]

@@ -5,7 +5,9 @@
 //! says so. Inputs are taken in pairs, each a line or more of memory, so that the time is that of the pairs with an input
 //! that is not zero.
 
-use fearless_simd::{Level, Simd, prelude::*};
+#[cfg(target_arch = "x86_64")]
+use fearless_simd::Level;
+use fearless_simd::{Simd, prelude::*};
 
 #[cfg(target_arch = "x86_64")]
 use super::pairs;
@@ -84,7 +86,6 @@ pub fn sparse_into(
 ) {
     assert!(LivePair::supports(layout), "sparse: {layout:?}");
     *sums = [0.0; PANEL];
-    let step = Step::of(isa, layout.activation());
     let mut left = pairs;
     for (idx, group) in layout.groups(panel).enumerate() {
         let first = (idx * layout.group() / 2) as u32;
@@ -95,7 +96,7 @@ pub fn sparse_into(
         let job = Job { layout, group, first, pairs: own, sums };
         match isa.token() {
             #[cfg(target_arch = "x86_64")]
-            Level::Avx512(token) if step == Step::Pair => {
+            Level::Avx512(token) if Step::of(isa, layout.activation()) == Step::Pair => {
                 // SAFETY: `Step::Pair` is of levels where `Isa::has_bf16_dot` was found true, and the token shows the others.
                 unsafe { x86::run(token, job) }
             }

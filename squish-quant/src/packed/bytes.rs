@@ -100,6 +100,8 @@ impl<'a> PackedView<'a> {
         check("magic number", u64::from_le_bytes(MAGIC), u64_at(0))?;
         check("version", VERSION.into(), u32_at(8).into())?;
         check("checksum of the header", checksum(&header[..HEADER - 8]), u64_at(HEADER - 8))?;
+        let reserved = header[15..16].iter().chain(&header[56..HEADER - 8]);
+        check("sum of the reserved bytes", 0, reserved.map(|&byte| u64::from(byte)).sum())?;
         let code = *field("code", &Code::ALL, header[12])?;
         let activation = *field("activation", &Activation::ALL, header[13])?;
         let scale = *field("kind of scales", &SCALES, header[14])?;
