@@ -1,4 +1,4 @@
-//! The fixture's table: what each format does to the weights and to the perplexity of a trained checkpoint.
+//! The fixture's tables: what each format, and each mode of its products, does to a trained checkpoint.
 
 use std::{fs, io, path::PathBuf};
 
@@ -6,11 +6,13 @@ use serde::Serialize;
 
 use crate::place::squish_dir;
 
-/// The whole table.
+/// Both tables.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Fixture {
     /// One row per format, in the order of printing.
     pub rows: Vec<FixtureRow>,
+    /// One row per format and mode of its products; those of a format follow each other.
+    pub modes: Vec<FixtureMode>,
     /// What was measured on, in one sentence.
     pub note: String,
 }
@@ -35,8 +37,23 @@ pub struct FixtureRow {
     pub ppl_code: f64,
 }
 
+/// One mode of the products with the matrices of a format.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct FixtureMode {
+    /// Name of the format, as in [`FixtureRow`].
+    pub format: String,
+    /// What inputs are rounded to: `f32`, `bf16` or `q8`.
+    pub mode: String,
+    /// Bits per weight as packed for products, scales and padding included.
+    pub bits_per_weight: f64,
+    /// Perplexity per token on the held-out prose.
+    pub ppl_prose: f64,
+    /// Perplexity per token on the held-out code.
+    pub ppl_code: f64,
+}
+
 impl Fixture {
-    /// Writes the table to where `cargo xtask bench` looks for it, and returns the path.
+    /// Writes the tables to where `cargo xtask bench` looks for it, and returns the path.
     ///
     /// # Errors
     ///

@@ -13,7 +13,7 @@ pub mod suite;
 
 pub use aligned::Aligned;
 pub use criterion::Bencher;
-pub use fixture::{Fixture, FixtureRow};
+pub use fixture::{Fixture, FixtureMode, FixtureRow};
 pub use golden::Golden;
 pub use row::{Limit, Residency, Row, Table, Target, Work};
 pub use std::hint::black_box;

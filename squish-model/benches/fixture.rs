@@ -2,25 +2,34 @@
 //! on held-out prose and code.
 //!
 //! All matrices of the layers pass through a format and back; embedding (here also the head) and norms stay as they are.
-//! `cargo bench -p squish-model --bench fixture` writes the table for `cargo xtask bench`; `--quick` after `--` takes two texts
+//! For one granularity of each format, the perplexity is taken once more for each mode of the products with packed weights.
+//! `cargo bench -p squish-model --bench fixture` writes the tables for `cargo xtask bench`; `--quick` after `--` takes two texts
 //! of each kind instead of sixteen. Without `--bench`, as under `cargo test --benches`, a short piece of one text runs through
 //! each format, and nothing is written.
 
 use std::{
+    cell::RefCell,
+    collections::HashMap,
     fs,
     num::NonZero,
-    sync::atomic::{AtomicUsize, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     thread,
     time::Instant,
 };
 
+use half::bf16;
 use serde_json::Value;
-use squish_bench::{Fixture, FixtureRow, black_box};
-use squish_model::{Kind, Nll, Reference, Tokenizer, Weights, perplexity};
+use squish_bench::{Fixture, FixtureMode, FixtureRow, black_box};
+use squish_kernels::{Team, cast::narrow_into};
+use squish_model::{Kind, Nll, Reference, Tensor, Tokenizer, Weights, perplexity};
 use squish_quant::{
-    Fp8Format, Fp8Quantizer, Fp8Tensor, Granularity, IntFormat, IntQuantizer, IntTensor,
-    MxQuantizer, MxTensor, ScaleRule, Symmetry,
+    Activation, Fp8Format, Fp8Quantizer, Fp8Tensor, Granularity, IntFormat, IntQuantizer,
+    IntTensor, MxQuantizer, MxTensor, PackedMatrix, ScaleRule, Symmetry, Workspace,
     ndarray::{ArrayView2, ArrayViewMut2},
+    packed,
 };
 
 const FIXTURES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../fixtures/tiny");
@@ -41,14 +50,15 @@ const QUICK: Effort = Effort { texts_per_kind: 2, tokens_per_text: 512, rounds_o
 const TEST: Effort = Effort { texts_per_kind: 1, tokens_per_text: 48, rounds_of_decoding: 1 };
 
 /// A matrix in some format.
-trait Packed {
+trait Encoded {
     fn n_bytes(&self) -> usize;
     fn decode_into(&self, out: ArrayViewMut2<'_, f32>);
+    fn pack(&self, activation: Activation) -> PackedMatrix;
 }
 
-macro_rules! packed {
+macro_rules! encoded {
     ($($tensor:ty)*) => {$(
-        impl Packed for $tensor {
+        impl Encoded for $tensor {
             fn n_bytes(&self) -> usize {
                 <$tensor>::n_bytes(self)
             }
@@ -56,12 +66,31 @@ macro_rules! packed {
             fn decode_into(&self, out: ArrayViewMut2<'_, f32>) {
                 <$tensor>::decode_into(self, out).expect("the buffer has the shape of the matrix");
             }
+
+            fn pack(&self, activation: Activation) -> PackedMatrix {
+                PackedMatrix::pack(self, activation).expect("a mode of the format")
+            }
         }
     )*};
 }
-packed!(Fp8Tensor MxTensor IntTensor);
+encoded!(Fp8Tensor MxTensor IntTensor);
 
-type Encode = Box<dyn Fn(ArrayView2<'_, f32>) -> Box<dyn Packed>>;
+type Encode = Box<dyn Fn(ArrayView2<'_, f32>) -> Box<dyn Encoded>>;
+
+/// The name of the format that the checkpoint is stored in.
+const STORED: &str = "bf16, as stored";
+
+/// Modes to take the perplexity of: none but for one granularity of each format.
+fn modes(format: &str) -> &'static [Activation] {
+    match format {
+        STORED | "fp8 e4m3, per channel" => &[Activation::F32, Activation::Bf16],
+        "mxfp4, scales MinMse" => &Activation::ALL,
+        "int8, groups of 128" | "int4, groups of 32" | "int4 with zero points, groups of 32" => {
+            &[Activation::F32, Activation::Q8]
+        }
+        _ => &[],
+    }
+}
 
 /// The formats by name, in the order of printing.
 fn formats() -> Vec<(String, Encode)> {
@@ -129,10 +158,19 @@ fn main() {
     let [prose, code] = ["prose", "code"].map(|kind| texts(kind, &tokenizer, effort));
     let weights = model.weights().clone();
 
-    let exact = row("bf16, as stored", &model, &prose, &code);
+    let exact = row(STORED, &model, &prose, &code);
     let mut rows = vec![FixtureRow { bits_per_weight: 16.0, ..exact }];
+    let pack_stored = |activation| {
+        let matrices = weights.tensors().filter(|tensor| tensor.kind() == Kind::Linear);
+        matrices.map(|w| (w.name().to_owned(), pack_bf16(w, activation))).collect()
+    };
+    let mut mode_rows = rows_of_modes(&rows[0], &weights, pack_stored, &prose, &code);
     for (name, encode) in formats() {
         let passed = pass(&weights, &encode, effort);
+        let pack = |activation| {
+            let matrices = passed.matrices.iter();
+            matrices.map(|(name, matrix)| (name.clone(), matrix.pack(activation))).collect()
+        };
         let row = FixtureRow {
             bits_per_weight: passed.bits_per_weight,
             snr_db: Some(passed.snr_db),
@@ -141,6 +179,7 @@ fn main() {
             ..row(&name, &Reference::new(passed.weights), &prose, &code)
         };
         check(&row, &rows[0]);
+        mode_rows.extend(rows_of_modes(&row, &weights, pack, &prose, &code));
         rows.push(row);
     }
     if effort.tokens_per_text < FULL.tokens_per_text {
@@ -160,7 +199,7 @@ fn main() {
         n_scored(&code),
         effort.rounds_of_decoding,
     );
-    Fixture { rows, note }.write().expect("the folder of results can be written");
+    Fixture { rows, modes: mode_rows, note }.write().expect("the folder of results can be written");
 }
 
 /// Tokens of texts spread over a held-out file, so that they are of different documents.
@@ -184,6 +223,66 @@ fn row(format: &str, model: &Reference, prose: &[Vec<u32>], code: &[Vec<u32>]) -
     let [ppl_prose, ppl_code] = [prose, code]
         .map(|texts| total(model, texts).perplexity().expect("each text has more than a token"));
     FixtureRow { format: format.to_owned(), ppl_prose, ppl_code, ..FixtureRow::default() }
+}
+
+/// Matrices of layers, packed, by name.
+type PackedLayers = HashMap<String, PackedMatrix>;
+
+/// The rows of the [`modes`] of a format whose perplexities with decoded weights are those of `decoded`.
+fn rows_of_modes(
+    decoded: &FixtureRow,
+    weights: &Weights,
+    pack: impl Fn(Activation) -> PackedLayers,
+    prose: &[Vec<u32>],
+    code: &[Vec<u32>],
+) -> Vec<FixtureMode> {
+    let row_of = |&activation: &Activation| {
+        let layers = pack(activation);
+        let n_bytes: usize = layers.values().map(PackedMatrix::n_bytes).sum();
+        let n_weights: usize = layers.values().map(|w| w.shape()[0] * w.shape()[1]).sum();
+        let model = packed_model(weights.clone(), layers);
+        let FixtureRow { format, ppl_prose, ppl_code, .. } =
+            row(&decoded.format, &model, prose, code);
+        let mode = activation.name();
+        // The order of a sum is all that the exact mode may change.
+        let most = if activation == Activation::F32 { 1e-3 } else { 0.05 };
+        for (got, want) in [(ppl_prose, decoded.ppl_prose), (ppl_code, decoded.ppl_code)] {
+            let change = (got / want).ln();
+            assert!(change.abs() < most, "{format}, {mode}: perplexity {got}, {want} decoded");
+        }
+        let bits_per_weight = 8.0 * n_bytes as f64 / n_weights as f64;
+        FixtureMode { format, mode: mode.to_owned(), bits_per_weight, ppl_prose, ppl_code }
+    };
+    modes(&decoded.format).iter().map(row_of).collect()
+}
+
+/// A matrix of the checkpoint as it is stored.
+fn pack_bf16(w: &Tensor, activation: Activation) -> PackedMatrix {
+    let mut stored = vec![bf16::ZERO; w.data().len()];
+    narrow_into(w.data(), &mut stored);
+    let bytes: Vec<u8> = stored.into_iter().flat_map(bf16::to_le_bytes).collect();
+    let (dense, shape) = (packed::Dense::Bf16, [w.shape()[0], w.shape()[1]]);
+    PackedMatrix::pack(packed::Weights::Dense { dense, shape, bytes: &bytes }, activation)
+        .expect("a mode of the format")
+}
+
+/// The model whose layers multiply by `layers`; of `weights`, only embedding and norms are used.
+fn packed_model(weights: Weights, layers: PackedLayers) -> Reference {
+    thread_local! {
+        // Texts are what runs in parallel, so that products stay on the thread of theirs.
+        static WORKSPACE: RefCell<Workspace> =
+            RefCell::new(Workspace::new(Arc::new(Team::new(1).expect("no thread is spawned"))));
+    }
+    Reference::with_products(weights, move |w, x, y| {
+        let packed = &layers[w.name()];
+        let [n_out, n_in] = packed.shape();
+        let n_tokens = x.len() / n_in;
+        let x = ArrayView2::from_shape([n_tokens, n_in], x).expect("rows of inputs");
+        let y = ArrayViewMut2::from_shape([n_tokens, n_out], y).expect("rows of outputs");
+        WORKSPACE
+            .with_borrow_mut(|workspace| packed.gemm_into(workspace, x, y))
+            .expect("the shapes are those of the matrix");
+    })
 }
 
 /// Negative log-likelihood of all texts, taken by as many threads as there are cores. The sum is in the order of the texts.
@@ -212,6 +311,8 @@ fn total(model: &Reference, texts: &[Vec<u32>]) -> Nll {
 /// Weights that passed through a format, and what that did to them.
 struct Passed {
     weights: Weights,
+    /// By name.
+    matrices: Vec<(String, Box<dyn Encoded>)>,
     bits_per_weight: f64,
     snr_db: f64,
     relative_error: f64,
@@ -222,7 +323,8 @@ struct Passed {
 fn pass(exact: &Weights, encode: &Encode, effort: Effort) -> Passed {
     let mut weights = exact.clone();
     let (mut n_weights, mut signal, mut noise) = (0, 0.0, 0.0);
-    let mut packed: Vec<([usize; 2], Box<dyn Packed>)> = Vec::new();
+    let mut encoded: Vec<([usize; 2], Box<dyn Encoded>)> = Vec::new();
+    let mut names = Vec::new();
     for tensor in weights.tensors_mut().filter(|tensor| tensor.kind() == Kind::Linear) {
         let shape = [tensor.shape()[0], tensor.shape()[1]];
         let before = tensor.data().to_vec();
@@ -235,15 +337,16 @@ fn pass(exact: &Weights, encode: &Encode, effort: Effort) -> Passed {
             noise += (after - before).powi(2);
         }
         n_weights += before.len();
-        packed.push((shape, matrix));
+        encoded.push((shape, matrix));
+        names.push(tensor.name().to_owned());
     }
 
     let mut buffer =
-        vec![0.0; packed.iter().map(|(shape, _)| shape[0] * shape[1]).max().unwrap_or(0)];
-    let n_bytes: usize = packed.iter().map(|(_, matrix)| matrix.n_bytes()).sum();
+        vec![0.0; encoded.iter().map(|(shape, _)| shape[0] * shape[1]).max().unwrap_or(0)];
+    let n_bytes: usize = encoded.iter().map(|(_, matrix)| matrix.n_bytes()).sum();
     let seconds = (0..effort.rounds_of_decoding).map(|_| {
         let start = Instant::now();
-        for (shape, matrix) in &packed {
+        for (shape, matrix) in &encoded {
             decode(&**matrix, *shape, black_box(&mut buffer[..shape[0] * shape[1]]));
         }
         start.elapsed().as_secs_f64()
@@ -251,6 +354,7 @@ fn pass(exact: &Weights, encode: &Encode, effort: Effort) -> Passed {
     let fastest = seconds.fold(f64::INFINITY, f64::min);
     Passed {
         weights,
+        matrices: names.into_iter().zip(encoded.into_iter().map(|(_, matrix)| matrix)).collect(),
         bits_per_weight: 8.0 * n_bytes as f64 / n_weights as f64,
         snr_db: 10.0 * (signal / noise).log10(),
         relative_error: (noise / signal).sqrt(),
@@ -258,7 +362,7 @@ fn pass(exact: &Weights, encode: &Encode, effort: Effort) -> Passed {
     }
 }
 
-fn decode(matrix: &dyn Packed, shape: [usize; 2], out: &mut [f32]) {
+fn decode(matrix: &dyn Encoded, shape: [usize; 2], out: &mut [f32]) {
     let out = ArrayViewMut2::from_shape(shape, out).expect("a buffer of that shape");
     matrix.decode_into(out);
 }

@@ -23,8 +23,11 @@
 //!
 //! The code is the formulas, for a slice of tokens at a time. A row of logits depends on the tokens up to it alone, bit
 //! for bit, whether these come in one call or one by one: every product is one dot product in a fixed order.
+//!
+//! The products `W n` of the layers can be computed by something else, [`Reference::with_products`]: by packed weights, to
+//! see what their rounding of inputs does to a model. All other steps, the head among them, stay as above.
 
-use std::path::Path;
+use std::{fmt, path::Path, sync::Arc};
 
 use squish_kernels::{RmsVariant, axpy, dot, rms_norm_into, silu_in_place, softmax_in_place};
 
@@ -35,6 +38,7 @@ use crate::{Checkpoint, Config, Error, Tensor, Weights, error::read, weights::La
 pub struct Reference {
     weights: Weights,
     rope: Rope,
+    products: Products,
 }
 
 /// A text in the making: the keys and values of the tokens so far, so that the next token costs one position.
@@ -63,8 +67,38 @@ impl Reference {
 
     /// The model with these weights.
     pub fn new(weights: Weights) -> Self {
+        Self::with_products(weights, linear_into)
+    }
+
+    /// The model with these weights, whose matrices of layers ([`Kind::Linear`](crate::Kind::Linear)) multiply by `product`.
+    ///
+    /// `product(w, x, y)` overwrites `y` `[n_tokens, n_out]` by `W x` of each row of `x` `[n_tokens, n_in]`, for a matrix `w`
+    /// `[n_out, n_in]` known by its [`Tensor::name`]. If a row of `y` depends on nothing but its row of `x`, a row of logits
+    /// does not depend on how many tokens come in one call.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # fn example(weights: squish_model::Weights) -> squish_model::Reference {
+    /// use squish_model::Reference;
+    ///
+    /// // Sums in f64.
+    /// Reference::with_products(weights, |w, x, y| {
+    ///     let [n_out, n_in] = [w.shape()[0], w.shape()[1]];
+    ///     for (x, y) in x.chunks_exact(n_in).zip(y.chunks_exact_mut(n_out)) {
+    ///         for (y, row) in y.iter_mut().zip(w.data().chunks_exact(n_in)) {
+    ///             *y = row.iter().zip(x).map(|(w, x)| f64::from(w * x)).sum::<f64>() as f32;
+    ///         }
+    ///     }
+    /// })
+    /// # }
+    /// ```
+    pub fn with_products(
+        weights: Weights,
+        product: impl Fn(&Tensor, &[f32], &mut [f32]) + Send + Sync + 'static,
+    ) -> Self {
         let rope = Rope::new(weights.config());
-        Self { weights, rope }
+        Self { weights, rope, products: Products(Arc::new(product)) }
     }
 
     /// The configuration.
@@ -158,7 +192,7 @@ impl Reference {
             let n = self.normed(&x, &layer.input_layernorm);
             add(&mut x, &self.attention(&n, start, layer, cache));
             let m = self.normed(&x, &layer.post_attention_layernorm);
-            add(&mut x, &mlp(&m, layer));
+            add(&mut x, &self.mlp(&m, layer));
             observe(&x);
         }
         Ok(x)
@@ -177,8 +211,8 @@ impl Reference {
     fn attention(&self, n: &[f32], start: usize, layer: &Layer, cache: &mut KvCache) -> Vec<f32> {
         let config = self.config();
         let (head_dim, q_dim, kv_dim) = (config.head_dim, config.q_dim(), config.kv_dim());
-        let mut q = linear(n, &layer.q_proj);
-        let mut k = linear(n, &layer.k_proj);
+        let mut q = self.products.linear(n, &layer.q_proj);
+        let mut k = self.products.linear(n, &layer.k_proj);
         for (i, (q, k)) in q.chunks_exact_mut(q_dim).zip(k.chunks_exact_mut(kv_dim)).enumerate() {
             let turns = self.rope.turns(start + i);
             for head in q.chunks_exact_mut(head_dim).chain(k.chunks_exact_mut(head_dim)) {
@@ -186,7 +220,7 @@ impl Reference {
             }
         }
         cache.k.append(&mut k);
-        cache.v.append(&mut linear(n, &layer.v_proj));
+        cache.v.append(&mut self.products.linear(n, &layer.v_proj));
 
         let mut a = vec![0.0; q.len()];
         let mut scores = Vec::new();
@@ -206,12 +240,25 @@ impl Reference {
                 axpy(score, &v[first..][..head_dim], a);
             }
         }
-        linear(&a, &layer.o_proj)
+        self.products.linear(&a, &layer.o_proj)
+    }
+
+    /// `W_down (silu(W_gate m) ⊙ W_up m)` of each row.
+    fn mlp(&self, m: &[f32], layer: &Layer) -> Vec<f32> {
+        let mut gate = self.products.linear(m, &layer.gate_proj);
+        silu_in_place(&mut gate);
+        for (gate, up) in gate.iter_mut().zip(self.products.linear(m, &layer.up_proj)) {
+            *gate *= up;
+        }
+        self.products.linear(&gate, &layer.down_proj)
     }
 
     /// Logits `[n_tokens, vocab_size]` of rows of the residual stream after the last layer.
     fn logits_of(&self, x: &[f32]) -> Vec<f32> {
-        linear(&self.normed(x, &self.weights.norm), self.weights.head())
+        let (n, head) = (self.normed(x, &self.weights.norm), self.weights.head());
+        let mut logits = vec![0.0; n.len() / head.shape()[1] * head.shape()[0]];
+        linear_into(head, &n, &mut logits);
+        logits
     }
 }
 
@@ -249,6 +296,25 @@ impl Session<'_> {
     }
 }
 
+/// How the matrices of the layers multiply.
+#[derive(Clone)]
+struct Products(Arc<dyn Fn(&Tensor, &[f32], &mut [f32]) + Send + Sync>);
+
+impl Products {
+    /// `W x` of each row: `[n_tokens, n_in]` and `[n_out, n_in]` give `[n_tokens, n_out]`.
+    fn linear(&self, x: &[f32], w: &Tensor) -> Vec<f32> {
+        let mut y = vec![0.0; x.len() / w.shape()[1] * w.shape()[0]];
+        (self.0)(w, x, &mut y);
+        y
+    }
+}
+
+impl fmt::Debug for Products {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Products").finish_non_exhaustive()
+    }
+}
+
 /// Keys, rotated, and values of one layer, `[n_tokens, n_kv_heads * head_dim]`.
 #[derive(Clone, Debug, Default)]
 struct KvCache {
@@ -283,23 +349,12 @@ fn rotate(head: &mut [f32], turns: &[(f32, f32)]) {
     }
 }
 
-/// `W_down (silu(W_gate m) ⊙ W_up m)` of each row.
-fn mlp(m: &[f32], layer: &Layer) -> Vec<f32> {
-    let mut gate = linear(m, &layer.gate_proj);
-    silu_in_place(&mut gate);
-    for (gate, up) in gate.iter_mut().zip(linear(m, &layer.up_proj)) {
-        *gate *= up;
-    }
-    linear(&gate, &layer.down_proj)
-}
-
 /// Rows of `x` that stay in the L1 cache together with one row of a matrix, at hidden sizes of some hundred.
 const BLOCK: usize = 16;
 
-/// `W x` of each row: `[n_tokens, n_in]` and `[n_out, n_in]` give `[n_tokens, n_out]`.
-fn linear(x: &[f32], w: &Tensor) -> Vec<f32> {
+/// `y = W x` of each row: `[n_out, n_in]` and `[n_tokens, n_in]` give `[n_tokens, n_out]`.
+fn linear_into(w: &Tensor, x: &[f32], y: &mut [f32]) {
     let [n_out, n_in] = *w.shape() else { unreachable!("`{}` is a matrix", w.name()) };
-    let mut y = vec![0.0; x.len() / n_in * n_out];
     // A row of `w` is read once for a block of tokens rather than for each.
     for (x, y) in x.chunks(BLOCK * n_in).zip(y.chunks_mut(BLOCK * n_out)) {
         for (o, row) in w.data().chunks_exact(n_in).enumerate() {
@@ -308,7 +363,6 @@ fn linear(x: &[f32], w: &Tensor) -> Vec<f32> {
             }
         }
     }
-    y
 }
 
 fn add(x: &mut [f32], y: &[f32]) {

@@ -12,6 +12,8 @@ mod common;
 mod config;
 #[path = "it/nll.rs"]
 mod nll;
+#[path = "it/products.rs"]
+mod products;
 #[path = "it/reference.rs"]
 mod reference;
 #[cfg(feature = "tokenizer")]

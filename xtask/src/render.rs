@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use crate::{
-    results::{Limit, Probe, Residency, Results, RowResult, Table},
+    results::{FixtureMode, Limit, Probe, Residency, Results, RowResult, Table},
     verdict::{FEWEST_LAUNCHES, MOST_DRIFT, Unit, Verdict, drift, judge, limit_ns, peer_ns},
 };
 
@@ -219,8 +219,11 @@ fn seed_rows(out: &mut String, results: &Results) {
 }
 
 fn llm_rows(out: &mut String, results: &Results) {
-    let rows: Vec<&RowResult> =
-        results.rows.iter().filter(|row| matches!(row.row.table, Table::Llm | Table::Sweep)).collect();
+    let rows: Vec<&RowResult> = results
+        .rows
+        .iter()
+        .filter(|row| matches!(row.row.table, Table::Llm | Table::Sweep))
+        .collect();
     if rows.is_empty() {
         return;
     }
@@ -420,6 +423,38 @@ fn fixture(out: &mut String, results: &Results) {
             cell(row.decode_gbps),
             row.ppl_prose,
             row.ppl_code
+        );
+    }
+    if fixture.modes.is_empty() {
+        return;
+    }
+    line!(out);
+    line!(
+        out,
+        "The same with the products of the layers by packed weights, whose mode says what inputs are rounded to. Ratios are to \
+         the format's own `f32` mode."
+    );
+    line!(out);
+    line!(
+        out,
+        "| format | mode | bits per weight, packed | perplexity, prose | ratio | perplexity, code | ratio |"
+    );
+    line!(out, "|---|---|--:|--:|--:|--:|--:|");
+    for row in &fixture.modes {
+        let exact = fixture.modes.iter().find(|f| f.format == row.format && f.mode == "f32");
+        let ratio = |of: fn(&FixtureMode) -> f64| {
+            exact.map_or("—".into(), |exact| format!("{:.4}", of(row) / of(exact)))
+        };
+        line!(
+            out,
+            "| {} | `{}` | {:.2} | {:.3} | {} | {:.3} | {} |",
+            row.format,
+            row.mode,
+            row.bits_per_weight,
+            row.ppl_prose,
+            ratio(|row| row.ppl_prose),
+            row.ppl_code,
+            ratio(|row| row.ppl_code)
         );
     }
 }

@@ -129,7 +129,8 @@ pub(crate) fn judge(results: &Results, row: &RowResult, target: &Target) -> Judg
             (format!("≤ {times}× {probe}"), Unit::Times, figure, figure.map(|f| f <= *times))
         }
         Target::AtMostTimesShape { shape, times } => {
-            let other = results.rows.iter().find(|r| r.row.id == row.row.id && r.row.shape == *shape);
+            let other =
+                results.rows.iter().find(|r| r.row.id == row.row.id && r.row.shape == *shape);
             let other = other.and_then(|row| row.variant("ours"));
             let figure = ours.zip(other).map(|(ours, other)| ours.ns_min / other.ns_min);
             (format!("≤ {times}× {shape}"), Unit::Times, figure, figure.map(|f| f <= *times))
@@ -159,7 +160,10 @@ pub(crate) fn judge(results: &Results, row: &RowResult, target: &Target) -> Judg
 #[must_use]
 pub(crate) fn peer_ns(results: &Results, row: &RowResult, peer: &str) -> Option<f64> {
     let same_row = |p: &&crate::results::PeerResult| {
-        p.row == row.row.id && p.shape == row.row.shape && p.name() == peer && p.threads == row.row.threads
+        p.row == row.row.id
+            && p.shape == row.row.shape
+            && p.name() == peer
+            && p.threads == row.row.threads
     };
     let outside = results.peers.iter().filter(same_row).map(|p| p.ns_min);
     let inside = row.variant(&format!("peer-{peer}")).map(|variant| variant.ns_min);
@@ -261,7 +265,11 @@ pub(crate) mod tests {
             (Target::AtMostTimesProbe { probe: memcpy(), times: 2.0 }, 2.0, Verdict::Met),
             (Target::AtMostTimesProbe { probe: memcpy(), times: 1.9 }, 2.0, Verdict::Missed),
             (Target::AtMostTimesShape { shape: "128x128".into(), times: 1.0 }, 1.0, Verdict::Met),
-            (Target::AtMostTimesShape { shape: "128x128".into(), times: 0.9 }, 1.0, Verdict::Missed),
+            (
+                Target::AtMostTimesShape { shape: "128x128".into(), times: 0.9 },
+                1.0,
+                Verdict::Missed,
+            ),
             (Target::AtLeastTimesPeer { peer: torch(), times: 4.5 }, 4.5, Verdict::Met),
             (Target::AtLeastTimesPeer { peer: torch(), times: 5.0 }, 4.5, Verdict::Missed),
         ] {

@@ -40,9 +40,8 @@ pub(super) fn render(out: &mut String, results: &Results) {
     for row in &sorted {
         let Some(ours) = row.variant("ours") else { continue };
         let rate = ours.bytes as f64 / ours.ns_min;
-        let of_read = row
-            .variant("probe-read")
-            .map(|read| share(rate / (read.bytes as f64 / read.ns_min)));
+        let of_read =
+            row.variant("probe-read").map(|read| share(rate / (read.bytes as f64 / read.ns_min)));
         line!(
             out,
             "| `{}` | {} | {} | {} | {} | {} | {} | {} | {} |{}",
@@ -174,6 +173,9 @@ mod tests {
         render(&mut out, &results);
         assert!(out.contains("| M | 1 | 8 |"), "{out}");
         assert!(out.contains("| `product/a` | 1.00 | 1.50 |"), "{out}");
-        assert!(out.contains("    line [1.00, 1.50]") && !out.contains("| `product/b` | 1"), "{out}");
+        assert!(
+            out.contains("    line [1.00, 1.50]") && !out.contains("| `product/b` | 1"),
+            "{out}"
+        );
     }
 }
