@@ -119,5 +119,18 @@ fn multiply(packed: &PackedView<'_>) {
     });
     // The bits of a NaN differ between instructions.
     let same = |a: f32, b: f32| a.to_bits() == b.to_bits() || a.is_nan() && b.is_nan();
+    let (mut rows, mut sparse) = ([0.0; 2], vec![0.0; n_outputs]);
+    WORKSPACE.with_borrow_mut(|workspace| {
+        let row = x.row(1).to_vec();
+        let last = n_outputs.saturating_sub(1);
+        let picked = packed.gemv_rows_into(workspace, &[last, 0], &row, &mut rows);
+        assert_eq!(picked.is_ok(), n_outputs > 0);
+        let indices: Vec<u32> = (0..n_inputs as u32).step_by(3).collect();
+        let values = vec![1.0; indices.len()];
+        packed.gemv_sparse_into(workspace, &indices, &values, &mut sparse).expect("ascending");
+        if n_outputs > 0 {
+            assert!(same(rows[0], alone[last]) && same(rows[1], alone[0]), "rows alone");
+        }
+    });
     assert!(out.row(1).iter().zip(&alone).all(|(&a, &b)| same(a, b)), "a row beside others");
 }

@@ -40,6 +40,11 @@ fn allocate_a_thousand_times() -> u64 {
 fn the_fixture_s_table_leaves_out_what_was_not_measured() {
     let row =
         FixtureRow { format: "bf16".to_owned(), bits_per_weight: 16.0, ..FixtureRow::default() };
-    let text = serde_json::to_string(&Fixture { rows: vec![row], note: "n".to_owned() }).unwrap();
+    let text = serde_json::to_string(&Fixture {
+        rows: vec![row],
+        modes: Vec::new(),
+        note: "n".to_owned(),
+    })
+    .unwrap();
     assert!(text.contains("\"snr_db\":null") && !text.contains("decode_gbps"), "{text}");
 }

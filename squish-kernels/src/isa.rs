@@ -253,7 +253,8 @@ impl Isa {
                 level,
                 token: Level::Avx512(token.as_avx512()?),
                 vnni: true,
-                bf16_dot: has!("avx512bf16"),
+                // Of kernels for 64-bit x86 alone.
+                bf16_dot: cfg!(target_arch = "x86_64") && has!("avx512bf16"),
                 dotprod: false,
             },
             SimdLevel::Neon => return None,

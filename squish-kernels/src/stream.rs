@@ -93,6 +93,7 @@ pub(crate) fn prefetch_lines(bytes: &[u8], ahead: usize) {
 pub(crate) struct Ahead<'a> {
     bytes: &'a [u8],
     at: usize,
+    end: usize,
     lines_per_step: usize,
 }
 
@@ -100,14 +101,19 @@ impl<'a> Ahead<'a> {
     /// Asks in `n_steps` steps for as many bytes as `bytes` has, those that follow it in memory.
     #[inline(always)]
     pub(crate) fn of(bytes: &'a [u8], n_steps: usize) -> Self {
-        Self { bytes, at: bytes.len(), lines_per_step: bytes.len().div_ceil(64 * n_steps.max(1)) }
+        let lines_per_step = bytes.len().div_ceil(64 * n_steps.max(1));
+        Self { bytes, at: bytes.len(), end: 2 * bytes.len(), lines_per_step }
     }
 
     /// Asks for nothing.
-    pub(crate) const NOTHING: Ahead<'static> = Ahead { bytes: &[], at: 0, lines_per_step: 0 };
+    pub(crate) const NOTHING: Ahead<'static> =
+        Ahead { bytes: &[], at: 0, end: 0, lines_per_step: 0 };
 
     #[inline(always)]
     pub(crate) fn step(&mut self) {
+        if self.at >= self.end {
+            return;
+        }
         for _ in 0..self.lines_per_step {
             #[cfg(target_arch = "x86_64")]
             x86::prefetch_far(self.bytes, self.at);

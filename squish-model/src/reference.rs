@@ -298,7 +298,10 @@ impl Session<'_> {
 
 /// How the matrices of the layers multiply.
 #[derive(Clone)]
-struct Products(Arc<dyn Fn(&Tensor, &[f32], &mut [f32]) + Send + Sync>);
+struct Products(Arc<ProductFn>);
+
+/// `y = w · x` for each row.
+type ProductFn = dyn Fn(&Tensor, &[f32], &mut [f32]) + Send + Sync;
 
 impl Products {
     /// `W x` of each row: `[n_tokens, n_in]` and `[n_out, n_in]` give `[n_tokens, n_out]`.

@@ -198,7 +198,7 @@ impl Case {
     }
 }
 
-/// Matrices of every form of a size, and threads to run on.
+/// The weights of the size at hand, which all formats are made from.
 struct Bench {
     weights: Array2<f32>,
 }
@@ -303,7 +303,8 @@ fn assert_product(
     x: &Array2<f32>,
     out: &Array2<f32>,
 ) {
-    // Of each rounded input half a unit of eight bits, or half of 1/127 of the largest of its block.
+    // Of each rounded input half a unit of eight bits, or half of 1/127 of the largest of its block, which is less than eight
+    // times the others together: blocks of normal numbers are not that uneven.
     let of_input = match activation {
         Activation::F32 => 0.0,
         Activation::Bf16 => 2f64.powi(-9),

@@ -20,6 +20,9 @@ pub use granularity::{Granularity, NonFinite};
 pub use int::{IntFormat, IntQuantizer, IntRange, IntTensor, IntView, Symmetry};
 pub use mx::{MX_BLOCK, MxFormat, MxQuantizer, MxTensor, MxView, ScaleRule};
 pub use ndarray;
-pub use packed::{Activation, Epilogue, PackedMatrix, PackedView, Product, Weights, Workspace};
+pub use packed::{
+    Activation, Dense, Epilogue, Gate, PackedMatrix, PackedView, Product, Verify, Weights,
+    Workspace,
+};
 pub use scales::{ScaleBytes, ScaleType};
 pub use stats::{ErrorStats, error_stats};

@@ -236,7 +236,7 @@ pub(crate) fn one_row<'a, S: Simd, C: PairCodes, M: Chain, const N: usize>(
     }
 }
 
-/// Decodes a group's codes from input `first` of it on, as many as `out` has room for, `[inputs, outputs]`.
+/// Decodes codes in pairs of inputs, as many as `out` has room for, `[inputs, outputs]`.
 #[inline(always)]
 pub(crate) fn decode_into<S: Simd, C: PairCodes, M: Chain, const N: usize>(
     simd: S,
@@ -279,6 +279,9 @@ pub(crate) fn tile_into<S: Simd, const ROWS: usize>(
     sums: &mut [[f32; PANEL]; ROWS],
 ) {
     let lanes = S::f32s::LEN;
+    if lanes == 16 && ROWS <= 6 {
+        return few_rows_into(simd, weights, ahead, x, sums);
+    }
     for column in (0..PANEL).step_by(2 * lanes) {
         let (low, high) = (column..column + lanes, column + lanes..column + 2 * lanes);
         let mut acc = [[S::f32s::splat(simd, 0.0); 2]; ROWS];
@@ -302,6 +305,45 @@ pub(crate) fn tile_into<S: Simd, const ROWS: usize>(
         for row in 0..ROWS {
             acc[row][0].store_slice(&mut sums[row][low.clone()]);
             acc[row][1].store_slice(&mut sums[row][high.clone()]);
+        }
+    }
+}
+
+/// [`tile_into`] where the sums of all outputs are in registers: 24 vectors of six rows, on the widest level.
+#[inline(always)]
+fn few_rows_into<S: Simd, const ROWS: usize>(
+    simd: S,
+    weights: &[[f32; PANEL]],
+    mut ahead: Ahead<'_>,
+    x: &[f32],
+    sums: &mut [[f32; PANEL]; ROWS],
+) {
+    const N: usize = 4;
+    let lanes = S::f32s::LEN;
+    let mut acc = [[S::f32s::splat(simd, 0.0); N]; ROWS];
+    for row in 0..ROWS {
+        for v in 0..N {
+            acc[row][v] = S::f32s::from_slice(simd, &sums[row][v * lanes..(v + 1) * lanes]);
+        }
+    }
+    for (weights, x) in weights.iter().zip(x.as_chunks::<ROWS>().0) {
+        // Half of the steps, with as much to ask for.
+        ahead.step();
+        ahead.step();
+        let mut w = [S::f32s::splat(simd, 0.0); N];
+        for v in 0..N {
+            w[v] = S::f32s::from_slice(simd, &weights[v * lanes..(v + 1) * lanes]);
+        }
+        for row in 0..ROWS {
+            let x = S::f32s::splat(simd, x[row]);
+            for v in 0..N {
+                acc[row][v] = w[v].mul_add(x, acc[row][v]);
+            }
+        }
+    }
+    for row in 0..ROWS {
+        for v in 0..N {
+            acc[row][v].store_slice(&mut sums[row][v * lanes..(v + 1) * lanes]);
         }
     }
 }

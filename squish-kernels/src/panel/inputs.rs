@@ -22,6 +22,7 @@ pub(crate) const MAX_TILE: usize = 12;
 pub struct InputPlan {
     isa: Isa,
     activation: Activation,
+    n_inputs: usize,
     padded: usize,
     n_rows: usize,
     n_tiles: usize,
@@ -76,7 +77,7 @@ impl InputPlan {
     pub fn new(isa: Isa, layout: &PanelLayout, n_rows: usize) -> Self {
         let (activation, padded) = (layout.activation(), layout.padded_inputs());
         let n_tiles = n_rows.div_ceil(most_rows(isa, Step::of(isa, activation)));
-        Self { isa, activation, padded, n_rows, n_tiles }
+        Self { isa, activation, n_inputs: layout.n_inputs(), padded, n_rows, n_tiles }
     }
 
     /// Number of rows.
@@ -92,6 +93,10 @@ impl InputPlan {
     }
 
     /// Rows of a tile: as many as of any other, or one fewer.
+    ///
+    /// # Panics
+    ///
+    /// If there is no tile at all.
     #[must_use]
     pub fn tile(&self, idx: usize) -> Range<usize> {
         let start = |idx| idx * self.n_rows / self.n_tiles;
@@ -135,11 +140,11 @@ impl InputPlan {
         if self.step() == Step::Quad { self.padded / BLOCK } else { 0 }
     }
 
-    /// Rounds and arranges a tile, whose rows are `row(0)`, `row(1)` and so on, with `n_inputs` numbers each, into the tile's part of each buffer.
+    /// Rounds and arranges a tile, whose rows are `row(0)`, `row(1)` and so on, into the tile's part of each buffer.
     ///
     /// # Panics
     ///
-    /// If a buffer is not as long as the plan says, or a row longer than the layout's.
+    /// If a buffer is not as long as the plan says, or a row not as long as the layout's.
     pub fn prepare_tile<'x>(
         &self,
         idx: usize,
@@ -154,7 +159,7 @@ impl InputPlan {
         assert_eq!(sums.len(), scales.len(), "prepare_tile: sums");
         for i in 0..n_rows {
             let x = row(i);
-            assert!(x.len() <= self.padded, "prepare_tile: {} inputs", x.len());
+            assert_eq!(x.len(), self.n_inputs, "prepare_tile: inputs of a row");
             let step = self.step();
             let to = Strided { words, scales, sums, n_rows, row: i };
             dispatch!(self.isa.token(), simd => prepare_row(simd, step, x, to));

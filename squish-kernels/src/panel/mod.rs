@@ -15,10 +15,10 @@
 //! where `s` is the scale of an output's group, and `q` and `xs` are the codes and the scale of a block of inputs: `xs =
 //! max |x| / 127`, `q` the nearest integers to `x · (1 / xs)`. `fma` rounds once; the scalar level and SSE4.2 round the
 //! product, too. There is one chain for each output, and no sum over lanes, so that **a row of the result has the same
-//! bits whatever the number of rows**, of panels and of threads. In the BF16 mode all levels agree, except that the
-//! instruction for pairs takes subnormal numbers as zeros.
+//! bits whatever the number of rows**, of panels and of threads. In the BF16 mode all levels agree where there are no scales,
+//! except that the instruction for pairs takes subnormal numbers as zeros.
 //!
-//! Rows are padded to blocks of 32 inputs with zeros, which changes no sum (but the sign of a zero).
+//! Rows are padded to blocks of 32 inputs with zeros, which with finite scales changes no sum (but the sign of a zero).
 //!
 //! [`PanelLayout`] says what is where in a panel, [`pack_panel`] writes one, [`InputPlan`] and [`Inputs`] prepare rows, and
 //! [`product_into`] computes.
@@ -40,4 +40,4 @@ pub use inputs::{InputPlan, Inputs};
 pub use layout::{Activation, BLOCK, Code, Line, PANEL, PanelLayout, PanelScale};
 pub use pack::{PanelSource, pack_panel};
 pub use product::{MOST_ROWS, ProductScratch, product_into};
-pub use sparse::{LivePair, sparse_into};
+pub use sparse::{LivePairs, sparse_into};

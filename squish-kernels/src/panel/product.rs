@@ -53,8 +53,8 @@ impl Default for ProductScratch {
 ///
 /// # Panics
 ///
-/// If `panel` does not have the bytes of the layout, `sums` not the rows of the tiles, or if the inputs were planned for
-/// another layout.
+/// If `panel` does not have the bytes of the layout or does not start on a [`Line`], `sums` does not have the rows of the
+/// tiles, or if the inputs were planned for another layout.
 pub fn product_into(
     layout: &PanelLayout,
     panel: &[u8],
@@ -70,6 +70,11 @@ pub fn product_into(
     let per_row = layout.padded_inputs() / plan.step().n_inputs();
     assert_eq!(plan.words_per_row(), per_row, "product_into: inputs of the layout");
     assert_eq!(plan.step(), Step::of(plan.isa(), layout.activation()), "product_into: activation");
+    let floats = bytemuck::try_cast_slice::<u8, f32>(panel);
+    assert!(floats.is_ok(), "product_into: panels start on a line");
+    if sums.is_empty() {
+        return;
+    }
     sums.fill([0.0; PANEL]);
     let job = Job { layout, panel, inputs, tiles, scratch, sums };
     match plan.isa().token() {

@@ -19,42 +19,59 @@ use super::{
 };
 use crate::{Isa, isa::dispatch, stream::prefetch_lines};
 
-/// Two inputs, at least one of which is not zero, as kernels of a level read them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct LivePair {
+/// Inputs that are not zeros, in pairs, as kernels of a level read them.
+#[derive(Clone, Debug, Default)]
+pub struct LivePairs {
+    /// What they were rounded for.
+    prepared_for: Option<(Isa, PanelLayout)>,
+    pairs: Vec<LivePair>,
+}
+
+/// Two neighbors, at least one of which is not zero.
+#[derive(Clone, Copy, Debug)]
+struct LivePair {
     /// Half of the index of the first.
     idx: u32,
     /// Their bits in the order of the steps, or both as BF16 in the first.
     words: [u32; 2],
 }
 
-impl LivePair {
+impl LivePairs {
     /// Whether there are sparse products of `layout`.
     #[must_use]
     pub const fn supports(layout: &PanelLayout) -> bool {
         matches!(layout.code(), Code::F32 | Code::Bf16 | Code::E4M3 | Code::E5M2)
     }
 
-    /// Rounds the inputs `values` at the ascending `indices` for `layout`, into `pairs`, which is cleared.
+    /// Number of pairs.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.pairs.len()
+    }
+
+    /// Whether all inputs are zeros.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.pairs.is_empty()
+    }
+
+    /// Rounds the inputs `values` at the ascending `indices` for `layout`, in the place of what was there.
     ///
     /// # Panics
     ///
-    /// If there are not as many of both.
-    pub fn prepare(
-        isa: Isa,
-        layout: &PanelLayout,
-        indices: &[u32],
-        values: &[f32],
-        pairs: &mut Vec<Self>,
-    ) {
+    /// If there are not as many of both, or if an index does not exceed the one before, or is none of an input.
+    pub fn prepare(&mut self, isa: Isa, layout: &PanelLayout, indices: &[u32], values: &[f32]) {
         assert_eq!(indices.len(), values.len(), "sparse: lengths differ");
+        assert!(indices.is_sorted_by(|a, b| a < b), "sparse: indices do not ascend");
+        let last = indices.last().map_or(0, |&last| last as usize + 1);
+        assert!(last <= layout.n_inputs(), "sparse: {last} inputs of {}", layout.n_inputs());
         let step = Step::of(isa, layout.activation());
-        pairs.clear();
+        self.prepared_for = Some((isa, *layout));
+        self.pairs.clear();
         let mut live = indices.iter().copied().zip(values.iter().copied()).peekable();
         while let Some((index, value)) = live.next() {
             let idx = index / 2;
-            let second = live.next_if(|&(next, _)| next / 2 == idx && index % 2 == 0);
-            let x = match second {
+            let x = match live.next_if(|&(next, _)| next / 2 == idx) {
                 Some((_, second)) => [value, second],
                 None if index % 2 == 0 => [value, 0.0],
                 None => [0.0, value],
@@ -64,7 +81,7 @@ impl LivePair {
                 Step::Pair => [bf16_bits(x[0]) | bf16_bits(x[1]) << 16, 0],
                 Step::Float | Step::Quad => x.map(f32::to_bits),
             };
-            pairs.push(Self { idx, words });
+            self.pairs.push(LivePair { idx, words });
         }
     }
 }
@@ -76,17 +93,19 @@ const PAIRS_AHEAD: usize = 24;
 ///
 /// # Panics
 ///
-/// If `panel` does not have the bytes of the layout, a pair is beyond its inputs, or there are no sparse products of it.
+/// If `panel` does not have the bytes of the layout, if the inputs were not prepared for it, or if there are no sparse
+/// products of it.
 pub fn sparse_into(
-    isa: Isa,
     layout: &PanelLayout,
     panel: &[u8],
-    pairs: &[LivePair],
+    inputs: &LivePairs,
     sums: &mut [f32; PANEL],
 ) {
-    assert!(LivePair::supports(layout), "sparse: {layout:?}");
+    assert!(LivePairs::supports(layout), "sparse: {layout:?}");
     *sums = [0.0; PANEL];
-    let mut left = pairs;
+    let (isa, of_inputs) = inputs.prepared_for.expect("sparse: no inputs were prepared");
+    assert_eq!(of_inputs, *layout, "sparse: the layout of the inputs");
+    let mut left = &inputs.pairs[..];
     for (idx, group) in layout.groups(panel).enumerate() {
         let first = (idx * layout.group() / 2) as u32;
         let end = first + (layout.group() / 2) as u32;
@@ -103,7 +122,6 @@ pub fn sparse_into(
             token => dispatch!(token, simd => run(simd, job)),
         }
     }
-    assert!(left.is_empty(), "sparse: {} inputs beyond the last", left.len());
 }
 
 struct Job<'a> {

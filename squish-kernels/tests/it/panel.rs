@@ -3,7 +3,7 @@ use squish_kernels::{
     Isa,
     element::E8M0,
     panel::{
-        Activation, BLOCK, Code, InputPlan, Inputs, LivePair, Output, PANEL, PanelLayout,
+        Activation, BLOCK, Code, InputPlan, Inputs, LivePairs, Output, PANEL, PanelLayout,
         PanelScale, PanelSource, ProductScratch, pack_panel, product_into, sparse_into,
     },
 };
@@ -297,7 +297,7 @@ fn extreme_scales_and_codes_and_inputs_follow_the_definition() {
 fn a_sparse_product_is_the_dense_one_with_zeros() {
     for n_inputs in [1, 64, 300, 517] {
         let all = layouts(n_inputs, 128).chain(layouts(n_inputs, n_inputs));
-        for layout in all.filter(LivePair::supports) {
+        for layout in all.filter(LivePairs::supports) {
             let weights = Weights::new(layout, PANEL, 21);
             let panel = weights.panel();
             for keep in [0, 1, 3, 9, 10] {
@@ -311,10 +311,10 @@ fn a_sparse_product_is_the_dense_one_with_zeros() {
                     live.map(|(i, x)| (i as u32, *x)).unzip();
                 for isa in Isa::variants() {
                     let dense = products(isa, &layout, &panel, &x, 1)[0];
-                    let mut pairs = Vec::new();
-                    LivePair::prepare(isa, &layout, &indices, &values, &mut pairs);
+                    let mut live = LivePairs::default();
+                    live.prepare(isa, &layout, &indices, &values);
                     let mut sums = [f32::NAN; PANEL];
-                    sparse_into(isa, &layout, &panel, &pairs, &mut sums);
+                    sparse_into(&layout, &panel, &live, &mut sums);
                     assert_eq!(bits(&sums), bits(&dense), "{isa:?} {layout:?} {keep} of 10");
                 }
             }

@@ -18,11 +18,10 @@
 //! Numbers are little-endian, and all other bytes are zeros. The version is that of the order of bytes, in header and
 //! panels.
 //!
-//! The checksum is FNV-1a over 64-bit words, word `i` in chain `i` modulo 8, and then over the eight results. Every step is a
-//! bijection, so that a change within one word is always found. Others go unseen with a chance of 2^-64; it is no
+//! The checksum takes 64-bit words, word `i` in chain `i` modulo 8, by `hash = rotate((hash ^ word) · odd, 29)`, and then the
+//! eight results. Every step is a bijection, so that a change within one word is always found; the rotation carries the
+//! upper bits, which the product leaves where they are, to where the next one spreads them. It finds accidents, and is no
 //! protection against whoever means to deceive.
-//!
-//! Source: G. Fowler, L. C. Noll, K. Vo, D. Eastlake, The FNV Non-Cryptographic Hash Algorithm, RFC 9923.
 
 use squish_kernels::panel::{Activation, Code, Line, PanelScale};
 
@@ -90,7 +89,8 @@ impl<'a> PackedView<'a> {
     /// # Errors
     ///
     /// [`Error::Packed`] for bytes that are none of this version, or that have changed; [`Error::Length`] for too few or too
-    /// many; [`Error::Alignment`].
+    /// many; [`Error::Alignment`]; [`Error::Unsupported`], [`Error::BlockAlign`] and [`Error::TooLarge`] for a header whose fields
+    /// do not go together.
     pub fn from_bytes(bytes: &'a [u8], verify: Verify) -> Result<Self> {
         let Some((header, panels)) = bytes.split_first_chunk::<HEADER>() else {
             return Err(Error::Length { what: "bytes", expected: HEADER, actual: bytes.len() });
@@ -125,7 +125,7 @@ impl<'a> PackedView<'a> {
 
     /// The same matrix in memory of its own.
     #[must_use]
-    pub fn to_owned(&self) -> PackedMatrix {
+    pub fn to_matrix(&self) -> PackedMatrix {
         PackedMatrix { layout: self.layout, n_outputs: self.n_outputs, lines: self.lines.to_vec() }
     }
 }
@@ -135,8 +135,9 @@ impl<'a> PackedView<'a> {
 #[must_use]
 pub fn checksum(bytes: &[u8]) -> u64 {
     const BASIS: u64 = 0xcbf2_9ce4_8422_2325;
-    const PRIME: u64 = 0x100_0000_01b3;
-    let step = |hash: u64, word: u64| (hash ^ word).wrapping_mul(PRIME);
+    // The fraction of the golden ratio, an odd number of mixed bits.
+    const ODD: u64 = 0x9e37_79b9_7f4a_7c15;
+    let step = |hash: u64, word: u64| (hash ^ word).wrapping_mul(ODD).rotate_left(29);
     // Eight chains hide the latency of a product.
     let mut chains = [BASIS; 8];
     for words in bytes.as_chunks::<8>().0.chunks(8) {

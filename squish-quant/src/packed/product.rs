@@ -5,7 +5,7 @@ use std::ops::Range;
 use ndarray::{ArrayView1, ArrayView2, ArrayViewMut1, ArrayViewMut2, Axis};
 use squish_kernels::{
     Gelu, Isa, gelu_in_place,
-    panel::{Line, LivePair, PANEL, product_into, sparse_into},
+    panel::{Line, LivePairs, PANEL, product_into, sparse_into},
     silu_in_place,
 };
 
@@ -98,7 +98,8 @@ impl<B: AsRef<[Line]>> PackedMatrix<B> {
 
     /// Rows `rows` of the product with one row of inputs, in that order, into `y`, as long as `rows`.
     ///
-    /// Computes every panel of 64 outputs that holds one of them, once for those of it that follow each other.
+    /// Computes every panel of 64 outputs that holds one of them, once for those of it that follow each other, on the calling
+    /// thread.
     ///
     /// # Errors
     ///
@@ -114,7 +115,7 @@ impl<B: AsRef<[Line]>> PackedMatrix<B> {
         Error::check_length("x", n_inputs, x.len())?;
         Error::check_length("y", rows.len(), y.len())?;
         if let Some(&row) = rows.iter().find(|&&row| row >= n_rows) {
-            return Err(Error::Rows { start: row, end: row + 1, n_rows });
+            return Err(Error::Rows { start: row, end: row.saturating_add(1), n_rows });
         }
         let x = ArrayView1::from(x).insert_axis(Axis(0));
         let weights = self.view();
@@ -137,7 +138,8 @@ impl<B: AsRef<[Line]>> PackedMatrix<B> {
     /// The product with a row of inputs of which all are zeros but `values` at `indices`, which ascend.
     ///
     /// Of f32, bf16 and FP8 weights it reads the codes of these inputs alone, in pairs of neighbors; others are multiplied
-    /// as a whole. The result has the bits of the whole product, unless a weight is NaN or infinite that a zero would meet.
+    /// as a whole. The result has the bits of the whole product, but for the sign of a zero, unless a weight is NaN or
+    /// infinite that a zero would meet.
     ///
     /// # Errors
     ///
@@ -162,7 +164,7 @@ impl<B: AsRef<[Line]>> PackedMatrix<B> {
         }
         let weights = self.view();
         let isa = Isa::detect();
-        if !LivePair::supports(&weights.layout) {
+        if !LivePairs::supports(&weights.layout) {
             let mut x = std::mem::take(&mut workspace.dense);
             x.clear();
             x.resize(n, 0.0);
@@ -173,7 +175,7 @@ impl<B: AsRef<[Line]>> PackedMatrix<B> {
             workspace.dense = x;
             return result;
         }
-        LivePair::prepare(isa, &weights.layout, indices, values, &mut workspace.live);
+        workspace.live.prepare(isa, &weights.layout, indices, values);
         let (live, n_panels) = (&workspace.live, weights.n_panels());
         // Each task is worth waking a thread for, of the bytes that are read.
         let read = (live.len() * 2 * weights.layout.panel_bytes()).div_ceil(n.max(1));
@@ -188,7 +190,7 @@ impl<B: AsRef<[Line]>> PackedMatrix<B> {
             let Some((first, y)) = task else { return };
             for (i, y) in y.chunks_mut(PANEL).enumerate() {
                 let mut sums = [0.0; PANEL];
-                sparse_into(isa, &weights.layout, weights.panel(*first + i), live, &mut sums);
+                sparse_into(&weights.layout, weights.panel(*first + i), live, &mut sums);
                 y.copy_from_slice(&sums[..y.len()]);
             }
         });
@@ -277,8 +279,8 @@ impl Product<'_> {
 /// Most tasks of a call, which stand on its stack.
 const MOST_TASKS: usize = 64;
 
-/// Bytes of weights below which a task is not split further: some ten microseconds of a core's share of the memory's
-/// bandwidth, a hundred times what claiming a task costs.
+/// Bytes of weights, for a single row, below which a task is not split further: some ten microseconds of a core's share of
+/// the memory's bandwidth, a hundred times what claiming a task costs.
 const TASK_BYTES: usize = 1 << 18;
 
 /// Some panels of a product.
@@ -302,7 +304,8 @@ fn split<'a>(
     // Each product may end in a smaller task, and has one at least.
     let most = MOST_TASKS.saturating_sub(products.len()).max(1);
     let at_once = if n_threads == 1 { 1 } else { 8 * n_threads };
-    let task_bytes = n_bytes.div_ceil(most.min(at_once)).max(TASK_BYTES);
+    let n_rows = products.first().map_or(1, |product| product.out.nrows());
+    let task_bytes = n_bytes.div_ceil(most.min(at_once)).max(TASK_BYTES / n_rows.max(1));
     let n_products = products.len();
     let mut n_tasks = 0;
     for (i, product) in products.iter_mut().enumerate() {

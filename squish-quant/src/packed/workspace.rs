@@ -8,7 +8,7 @@ use std::{
 use ndarray::{ArrayView2, Axis};
 use squish_kernels::{
     Isa, Team,
-    panel::{InputPlan, Inputs, LivePair, MOST_ROWS, PANEL, PanelLayout, ProductScratch},
+    panel::{InputPlan, Inputs, LivePairs, MOST_ROWS, PANEL, PanelLayout, ProductScratch},
 };
 
 /// Threads and buffers of products. Kept from call to call, it allocates only where a call is larger than all before.
@@ -20,7 +20,7 @@ pub struct Workspace {
     scales: Vec<f32>,
     sums: Vec<i32>,
     /// The inputs of a sparse product.
-    pub(super) live: Vec<LivePair>,
+    pub(super) live: LivePairs,
     /// Those of one that is computed as a whole.
     pub(super) dense: Vec<f32>,
     /// One for each thread, so that one is always free.
@@ -77,7 +77,7 @@ impl Workspace {
             words: Vec::new(),
             scales: Vec::new(),
             sums: Vec::new(),
-            live: Vec::new(),
+            live: LivePairs::default(),
             dense: Vec::new(),
             scratches,
         }
@@ -97,9 +97,9 @@ impl Workspace {
         let Self { threads, words, scales, sums, scratches, .. } = self;
         let team = threads.team();
         let plan = InputPlan::new(isa, layout, x.nrows());
-        resize(words, x.nrows() * plan.words_per_row());
-        resize(scales, x.nrows() * plan.blocks_per_row());
-        resize(sums, x.nrows() * plan.blocks_per_row());
+        words.resize(x.nrows() * plan.words_per_row(), 0);
+        scales.resize(x.nrows() * plan.blocks_per_row(), 0.0);
+        sums.resize(x.nrows() * plan.blocks_per_row(), 0);
         let (mut words_left, mut scales_left, mut sums_left) =
             (&mut words[..], &mut scales[..], &mut sums[..]);
         for first in (0..plan.n_tiles()).step_by(MOST_TILES) {
@@ -136,7 +136,7 @@ impl Workspace {
 /// Tiles that are prepared at once: they stand on the stack.
 const MOST_TILES: usize = 64;
 
-/// Inputs from which on more threads than one prepare them: some ten microseconds of work.
+/// Inputs from which on the tiles of rows are shared out to threads: some ten microseconds of work.
 const PARALLEL: usize = 1 << 15;
 
 const RESIZED: &str = "the buffers have room for all tiles";
@@ -147,15 +147,6 @@ struct Tile<'a> {
     words: &'a mut [u32],
     scales: &'a mut [f32],
     sums: &'a mut [i32],
-}
-
-/// `len` elements, of any values.
-fn resize<T: Clone + Default>(buffer: &mut Vec<T>, len: usize) {
-    if buffer.len() < len {
-        buffer.resize(len, T::default());
-    } else {
-        buffer.truncate(len);
-    }
 }
 
 /// Rows as kernels read them, with the threads to run them on.

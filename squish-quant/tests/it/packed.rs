@@ -275,6 +275,11 @@ fn rows_of_a_product_are_those_of_the_whole() {
             packed.gemv_rows_into(&mut workspace, &[3, 200], &x, &mut untouched),
             Err(Error::Rows { start: 200, end: 201, n_rows: 200 })
         );
+        let last = [usize::MAX];
+        assert_eq!(
+            packed.gemv_rows_into(&mut workspace, &last, &x, &mut untouched[..1]),
+            Err(Error::Rows { start: usize::MAX, end: usize::MAX, n_rows: 200 })
+        );
         assert_eq!(untouched, [1.0; 2]);
     });
 }
@@ -312,7 +317,7 @@ fn saved_bytes_are_the_matrix_again() {
             let bytes: &[u8] = bytemuck::cast_slice(&bytes);
             assert_eq!(bytes.len(), packed.n_saved_bytes());
             let view = PackedView::from_bytes(bytes, Verify::All).expect("what was written");
-            assert_eq!(&view.to_owned(), packed, "{name} {rows}x{cols}");
+            assert_eq!(&view.to_matrix(), packed, "{name} {rows}x{cols}");
         });
     }
 }
@@ -362,6 +367,22 @@ fn bytes_that_were_cut_extended_moved_or_changed_are_refused() {
         assert!(PackedView::from_bytes(flipped, Verify::All).is_err(), "bit {bit}");
         assert_eq!(PackedView::from_bytes(flipped, Verify::Header).is_err(), of_header, "{bit}");
         flipped[bit / 8] ^= 1 << (bit % 8);
+    }
+    // Two at once: the same bit of two words.
+    for bit in 0..64 {
+        for (first, second) in [(16, 17), (16, 24), (19, 90)] {
+            let flipped: &mut [u8] = bytemuck::cast_slice_mut(&mut flipped);
+            for word in [first, second] {
+                flipped[8 * word + bit / 8] ^= 1 << (bit % 8);
+            }
+            assert!(
+                PackedView::from_bytes(flipped, Verify::All).is_err(),
+                "{bit} of {first}, {second}"
+            );
+            for word in [first, second] {
+                flipped[8 * word + bit / 8] ^= 1 << (bit % 8);
+            }
+        }
     }
 }
 
@@ -457,9 +478,15 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
     #[test]
     fn any_bytes_are_a_matrix_or_an_error(mut bytes in prop::collection::vec(any::<u8>(), 0..400)) {
-        // Past the magic number and the checksum of the header, where fuzzing alone does not get.
+        // Past marks, checksum and reserved bytes, with fields and sizes that are small.
         if bytes.len() >= 128 {
             bytes[..12].copy_from_slice(b"SQUISHPM\x01\0\0\0");
+            bytes[12..15].iter_mut().for_each(|field| *field %= 9);
+            bytes[15] = 0;
+            for size in bytes[16..48].chunks_exact_mut(8) {
+                size[2..].fill(0);
+            }
+            bytes[56..120].fill(0);
             let checksum = checksum(&bytes[..120]);
             bytes[120..128].copy_from_slice(&checksum.to_le_bytes());
         }

@@ -25,7 +25,7 @@ pub(super) fn render(out: &mut String, results: &Results) {
         out,
         "`m8_4096x4096_t2`: 8 rows of inputs, 4096 outputs, 4096 inputs, 2 threads; the time includes rounding the inputs. `of read` is the \
          rate over that of reading the same buffers in the same process, on as many threads; weights are rotated over more memory than \
-         the last cache level holds."
+         the last cache level holds, but for those of 512x2048, which stay in L2."
     );
     let peers = peer_names(results, &rows);
     line!(out);
@@ -83,7 +83,7 @@ fn growth(out: &mut String, rows: &[&RowResult]) {
     let mut ids: Vec<&str> = rows.iter().map(|row| row.row.id.as_str()).collect();
     ids.dedup();
     ids.retain(|id| counts.iter().all(|&m| time(id, m).is_some()));
-    if counts.len() < 2 || ids.is_empty() {
+    if counts.len() < 2 || counts[0] != 1 || ids.is_empty() {
         return;
     }
     line!(out);
