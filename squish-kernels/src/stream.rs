@@ -71,12 +71,9 @@ pub(crate) const fn ahead(stores: Stores, len: usize) -> usize {
 /// Asks for the lines that lie `ahead` elements behind those of `x`, whatever is there.
 #[inline(always)]
 pub(crate) fn prefetch(x: &[f32], ahead: usize) {
-    #[cfg(target_arch = "x86_64")]
     if ahead > 0 {
-        x86::prefetch(x, ahead);
+        prefetch_lines(bytemuck::cast_slice(x), ahead * size_of::<f32>());
     }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = (x, ahead);
 }
 
 /// Asks for the lines that lie `ahead` bytes behind those of `bytes`, whatever is there.
@@ -212,19 +209,10 @@ mod x86 {
     }
 
     #[inline(always)]
-    pub(super) fn prefetch(x: &[f32], ahead: usize) {
-        for i in (0..x.len()).step_by(16) {
-            let line = x.as_ptr().wrapping_add(i + ahead);
-            // SAFETY: A prefetch reads nothing that a program can see, whatever the address; SSE is x86-64's baseline.
-            unsafe { _mm_prefetch::<_MM_HINT_T0>(line.cast()) }
-        }
-    }
-
-    #[inline(always)]
     pub(super) fn prefetch_lines(bytes: &[u8], ahead: usize) {
         for i in (0..bytes.len()).step_by(64) {
             let line = bytes.as_ptr().wrapping_add(i + ahead);
-            // SAFETY: As above.
+            // SAFETY: A prefetch reads nothing that a program can see, whatever the address; SSE is x86-64's baseline.
             unsafe { _mm_prefetch::<_MM_HINT_T0>(line.cast()) }
         }
     }

@@ -7,6 +7,12 @@ use crate::{
     verdict::{FEWEST_LAUNCHES, MOST_DRIFT, Unit, Verdict, drift, judge, limit_ns, peer_ns},
 };
 
+/// Appends a line. Writing to a string cannot fail.
+macro_rules! line {
+    ($out:expr) => { $out.push('\n') };
+    ($out:expr, $($arg:tt)*) => {{ let _ = writeln!($out, $($arg)*); }};
+}
+
 mod products;
 
 /// The whole file.
@@ -23,12 +29,6 @@ pub(crate) fn render(results: &Results) -> String {
     fixture(&mut out, results);
     release(&mut out, results);
     out
-}
-
-/// Appends a line. Writing to a string cannot fail.
-macro_rules! line {
-    ($out:expr) => { $out.push('\n') };
-    ($out:expr, $($arg:tt)*) => {{ let _ = writeln!($out, $($arg)*); }};
 }
 
 fn header(out: &mut String, results: &Results) {

@@ -199,6 +199,33 @@ impl Chain for Rounded {
     const SCALED: bool = false;
 }
 
+/// Calls `$body` with the [`PairCodes`] of a layout's codes as `$codes` and the [`Chain`] of its mode as `$chain`, or `$other`
+/// where the codes have none.
+macro_rules! with_codes {
+    ($layout:expr, $codes:ident, $chain:ident => $body:expr, _ => $other:expr) => {
+        with_codes!(@match $layout, $codes, $chain, $body, $other,
+            (Code::F32, _) => F32, Plain;
+            (Code::Bf16, false) => Bf16, Plain;
+            (Code::Bf16, true) => Bf16, Rounded;
+            (Code::E4M3, false) => Float8<4>, Scaled;
+            (Code::E4M3, true) => Float8<4>, Rounded;
+            (Code::E5M2, false) => Float8<5>, Scaled;
+            (Code::E5M2, true) => Float8<5>, Rounded;)
+    };
+    (@match $layout:expr, $codes:ident, $chain:ident, $body:expr, $other:expr,
+        $($case:pat => $c:ident $(<$n:literal>)?, $m:ident;)*) => {
+        match ($layout.code(), $layout.activation() == Activation::Bf16) {
+            $($case => {
+                type $codes = float::$c $(<$n>)?;
+                type $chain = float::$m;
+                $body
+            })*
+            _ => $other,
+        }
+    };
+}
+pub(super) use with_codes;
+
 /// Adds the products of pairs of inputs and their codes to `sums`; the order of a pair is that of the steps, so that the
 /// second input may stand first. `N` is the number of vectors of a panel.
 #[inline(always)]

@@ -7,7 +7,7 @@ use fearless_simd::{Level, Simd, prelude::*};
 #[cfg(target_arch = "x86_64")]
 use super::pairs;
 use super::{
-    float::{self, AHEAD, Chain, PairCodes, Plain, Rounded, Scaled},
+    float::{self, AHEAD, Chain, PairCodes, with_codes},
     inputs::{Inputs, Step, Tile},
     int::{self, Baseline, ByteCodes, Dot, Vnni},
     layout::{Activation, Code, Group, Line, PANEL, PanelLayout, PanelScale},
@@ -205,20 +205,10 @@ macro_rules! with_rows {
 
 #[inline(always)]
 fn floats<S: Simd, const N: usize>(simd: S, job: Job<'_>) {
-    let rounded = job.layout.activation() == Activation::Bf16;
     if job.sums.len() != 1 {
         return tiles::<S, N>(simd, job);
     }
-    match (job.layout.code(), rounded) {
-        (Code::F32, _) => one_row::<S, float::F32, Plain, N>(simd, job),
-        (Code::Bf16, false) => one_row::<S, float::Bf16, Plain, N>(simd, job),
-        (Code::Bf16, true) => one_row::<S, float::Bf16, Rounded, N>(simd, job),
-        (Code::E4M3, false) => one_row::<S, float::Float8<4>, Scaled, N>(simd, job),
-        (Code::E4M3, true) => one_row::<S, float::Float8<4>, Rounded, N>(simd, job),
-        (Code::E5M2, false) => one_row::<S, float::Float8<5>, Scaled, N>(simd, job),
-        (Code::E5M2, true) => one_row::<S, float::Float8<5>, Rounded, N>(simd, job),
-        (Code::F16 | Code::E2M1 | Code::Int8 | Code::Int4, _) => tiles::<S, N>(simd, job),
-    }
+    with_codes!(job.layout, C, M => one_row::<S, C, M, N>(simd, job), _ => tiles::<S, N>(simd, job));
 }
 
 #[inline(always)]
@@ -261,30 +251,13 @@ fn decode<S: Simd, const N: usize>(
     part: &Part<'_>,
     out: &mut [[f32; PANEL]],
 ) {
-    let rounded = layout.activation() == Activation::Bf16;
     let (codes, scales) = (part.codes(layout), part.group.scales(layout));
-    match (layout.code(), rounded) {
-        (Code::Bf16, false) => {
-            float::decode_into::<S, float::Bf16, Plain, N>(simd, codes, &scales, out);
-        }
-        (Code::Bf16, true) => {
-            float::decode_into::<S, float::Bf16, Rounded, N>(simd, codes, &scales, out);
-        }
-        (Code::E4M3, false) => {
-            float::decode_into::<S, float::Float8<4>, Scaled, N>(simd, codes, &scales, out);
-        }
-        (Code::E4M3, true) => {
-            float::decode_into::<S, float::Float8<4>, Rounded, N>(simd, codes, &scales, out);
-        }
-        (Code::E5M2, false) => {
-            float::decode_into::<S, float::Float8<5>, Scaled, N>(simd, codes, &scales, out);
-        }
-        (Code::E5M2, true) => {
-            float::decode_into::<S, float::Float8<5>, Rounded, N>(simd, codes, &scales, out);
-        }
-        (code, _) => {
-            float::decode_plain(code, codes, &part.group.offsets(layout), out);
-            if rounded {
+    with_codes!(
+        layout,
+        C, M => float::decode_into::<S, C, M, N>(simd, codes, &scales, out),
+        _ => {
+            float::decode_plain(layout.code(), codes, &part.group.offsets(layout), out);
+            if layout.activation() == Activation::Bf16 {
                 out.as_chunks_mut::<2>().0.iter_mut().for_each(|pair| pair.swap(0, 1));
             } else if layout.scale() != PanelScale::Absent {
                 for out in out {
@@ -294,7 +267,7 @@ fn decode<S: Simd, const N: usize>(
                 }
             }
         }
-    }
+    );
 }
 
 /// All tiles of rows, with weights that are decoded once for many of them.

@@ -12,7 +12,7 @@ use fearless_simd::{Simd, prelude::*};
 #[cfg(target_arch = "x86_64")]
 use super::pairs;
 use super::{
-    float::{self, Chain, PairCodes, Plain, Rounded, Scaled},
+    float::{self, Chain, PairCodes, with_codes},
     inputs::{Step, bf16_bits},
     layout::{Activation, Code, Group, PANEL, PanelLayout},
     product::{add_scaled, scales_sums},
@@ -165,15 +165,11 @@ fn run<S: Simd>(simd: S, job: Job<'_>) {
 
 #[inline(always)]
 fn floats<S: Simd, const N: usize>(simd: S, job: Job<'_>) {
-    match (job.layout.code(), job.layout.activation() == Activation::Bf16) {
-        (Code::Bf16, false) => floats_of::<S, float::Bf16, Plain, N>(simd, job),
-        (Code::Bf16, true) => floats_of::<S, float::Bf16, Rounded, N>(simd, job),
-        (Code::E4M3, false) => floats_of::<S, float::Float8<4>, Scaled, N>(simd, job),
-        (Code::E4M3, true) => floats_of::<S, float::Float8<4>, Rounded, N>(simd, job),
-        (Code::E5M2, false) => floats_of::<S, float::Float8<5>, Scaled, N>(simd, job),
-        (Code::E5M2, true) => floats_of::<S, float::Float8<5>, Rounded, N>(simd, job),
-        _ => floats_of::<S, float::F32, Plain, N>(simd, job),
-    }
+    with_codes!(
+        job.layout,
+        C, M => floats_of::<S, C, M, N>(simd, job),
+        _ => unreachable!("a layout without sparse products was refused")
+    );
 }
 
 #[inline(always)]

@@ -5,12 +5,6 @@ use std::fmt::Write;
 use super::{cell, heads, noise, number, of_limit, operation, peer_cells, peer_names, share};
 use crate::results::{Results, RowResult, Table};
 
-/// Appends a line. Writing to a string cannot fail.
-macro_rules! line {
-    ($out:expr) => { $out.push('\n') };
-    ($out:expr, $($arg:tt)*) => {{ let _ = writeln!($out, $($arg)*); }};
-}
-
 /// Both tables, if there are such rows.
 pub(super) fn render(out: &mut String, results: &Results) {
     let rows: Vec<&RowResult> =
