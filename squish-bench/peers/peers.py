@@ -15,6 +15,7 @@ out, with a line on stderr.
 import argparse
 import itertools
 import json
+import math
 import os
 import statistics
 import sys
@@ -46,9 +47,11 @@ except ImportError:
 
 MATRICES = [(128, 128), (4096, 4096)]
 E4M3_MAX = np.float32(448)
-# Products: rows of activations, rows of weights, threads; then the columns of both, and the bytes that all copies of the weights take at
-# one row of activations, which are more than any last level of cache holds.
-PRODUCTS = [(m, 4096, 1) for m in (1, 4, 8, 16, 512)] + [(1, 14336, 1), (1, 4096, 2), (1, 14336, 2), (512, 4096, 2)]
+# Seconds that the samples of a figure take together.
+SPAN = 0.5
+# Products: rows of activations, rows of weights, threads; then the columns of both, and the bytes that all copies of the weights take,
+# which are more than any last level of cache holds.
+PRODUCTS = [(m, 4096, 1) for m in (1, 4, 8, 16, 512)] + [(1, 4096, 2), (512, 4096, 2), (1, 14336, 1), (1, 14336, 2)]
 PRODUCT_COLS = 4096
 ROTATED_BYTES = 400e6
 
@@ -244,14 +247,17 @@ def products(text):
     for row, dtype in [("product/f32", torch.float32), ("product/bf16", torch.bfloat16)]:
         if text not in row:
             continue
+        copies = []
         for m, n, threads in PRODUCTS:
             if threads > PROCESSORS:
                 continue
             shape = f"m{m}_{n}x{PRODUCT_COLS}" + (f"_t{threads}" if threads > 1 else "")
             generator = torch.Generator().manual_seed(6)
             x = torch.randn(m, PRODUCT_COLS, generator=generator).to(dtype)
-            w = torch.randn(n, PRODUCT_COLS, generator=generator).mul_(0.02).to(dtype)
-            copies = [w] + [w.clone() for _ in range(-int(-ROTATED_BYTES // w.nbytes) - 1 if m == 1 else 0)]
+            if not copies or len(copies[0]) != n:
+                w = torch.randn(n, PRODUCT_COLS, generator=generator).mul_(0.02).to(dtype)
+                copies = [w] + [w.clone() for _ in range(-int(-ROTATED_BYTES // w.nbytes) - 1)]
+                wide_w = w.double().numpy()
             turn, out = itertools.cycle(copies), torch.empty(m, n, dtype=dtype)
             row_of_x, row_of_out = x[0], out[0]
 
@@ -267,11 +273,10 @@ def products(text):
             forms = [("linear(x, w)", linear), ("mm(x, w.t(), out=y)", mm)] + ([("mv(w, x, out=y)", mv)] if m == 1 else [])
             # Of many rows of activations, 8 are looked at.
             some = np.unique(np.linspace(0, m - 1, 8).astype(int))
-            wide_x, wide_w = x[some].double().numpy(), w.double().numpy()
+            wide_x = x[some].double().numpy()
             exact, magnitude = wide_x @ wide_w.T, np.abs(wide_x) @ np.abs(wide_w).T
             # Sums are in f32, and rounded to the type at the end.
             bound = 2e-6 * magnitude + torch.finfo(dtype).eps / 2 * np.abs(exact)
-            del wide_w
             torch.set_num_threads(threads)
             for _, run in forms:
                 got = run().reshape(m, n)[some].double().numpy()
@@ -281,16 +286,24 @@ def products(text):
             torch.set_num_threads(1)
 
 
-def time_call(run, seconds):
-    """Times of one call in ns, one per sample of about half a millisecond, or of one call if that is longer."""
-    run()
-    start = time.perf_counter_ns()
-    run()
-    once = max(time.perf_counter_ns() - start, 1)
-    calls = max(1, int(500_000 / once))
+def time_call(run, span):
+    """Times of one call in ns, from samples as long as those of the benches, whose minimum would not be comparable to that of shorter ones.
+
+    20 samples of 1, 2, ... 20 times so many calls that all take the span, or of equally many if that would take twice as long; five at
+    least of calls that exceed a twentieth of it.
+    """
+    warm_ups, began = 0, time.perf_counter()
+    while warm_ups < 3 or time.perf_counter() - began < span / 10:
+        run()
+        warm_ups += 1
+    once = (time.perf_counter() - began) / warm_ups
+    step = math.ceil(span / once / 210)
+    if step * 210 * once <= 2 * span:
+        counts = [i * step for i in range(1, 21)]
+    else:
+        counts = [math.ceil(span / once / 20)] * min(max(int(span / once), 5), 20)
     samples = []
-    end = time.perf_counter() + seconds
-    while len(samples) < 5 or time.perf_counter() < end:
+    for calls in counts:
         start = time.perf_counter_ns()
         for _ in range(calls):
             run()
@@ -306,15 +319,14 @@ def name_and_version(peer):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--filter", default="", help="only rows whose id contains this text")
-    parser.add_argument("--quick", action="store_true", help="a fifth of the time")
+    parser.add_argument("--quick", action="store_true", help="less than half of the time")
     options = parser.parse_args()
     for group in (fp8_codecs(), rows_of_logits(), norms(), vectors(), products(options.filter)):
         fastest = {}
         for row, shape, peer, form, run in group:
             if options.filter not in row:
                 continue
-            seconds = 0.3 if row.startswith("product/") else 1.0
-            samples = time_call(run, seconds / 5 if options.quick else seconds)
+            samples = time_call(run, 0.4 * SPAN if options.quick else SPAN)
             line = {"row": row, "peer": name_and_version(peer), "shape": shape, "ns_min": min(samples)}
             threads = torch.get_num_threads() if peer == "torch" else 1
             line |= {"ns_median": statistics.median(samples), "threads": threads, "form": form}

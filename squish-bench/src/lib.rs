@@ -5,6 +5,7 @@ pub mod aligned;
 pub mod alloc;
 pub mod fixture;
 pub mod golden;
+mod in_turn;
 pub mod input;
 pub mod place;
 pub mod probe;

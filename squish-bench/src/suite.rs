@@ -1,9 +1,9 @@
 //! The suite of one bench file: rows, each checked before it is timed.
 //!
-//! Criterion ids are `row id / variant / shape`. Variants are `ours`, names of SIMD levels, other forms and `probe-*`; probes are timed
-//! in the same group as ours, so that ratios are taken within one run.
+//! Criterion ids are `row id / variant / shape`. Variants are `ours`, names of SIMD levels, other forms and `probe-*`. A probe that ours is
+//! judged by is timed with it in turn, by the suite itself, and its samples stand with the row's description.
 
-use std::{collections::BTreeSet, fs, time::Duration};
+use std::{collections::BTreeSet, fs};
 
 use bytemuck::NoUninit;
 use criterion::{
@@ -14,6 +14,7 @@ use squish_kernels::{Isa, SimdLevel, probe as kernels};
 
 use crate::{
     black_box,
+    in_turn::{Effort, SAMPLES, in_turn},
     place::{criterion_dir, squish_dir},
     probe::two_buffers,
     row::{Row, Table},
@@ -74,6 +75,7 @@ impl Selection {
 /// The rows of one bench file.
 pub struct Suite {
     criterion: Criterion,
+    effort: Effort,
     mode: Mode,
     selection: Selection,
     seen: BTreeSet<(&'static str, &'static str)>,
@@ -101,16 +103,18 @@ impl Suite {
     /// its time limit. Operations above some 5 ms fall to equal samples of one call, since samples of 1, 2, … 20 calls would not fit.
     #[must_use]
     pub fn new() -> Self {
+        let effort = Effort::of(std::env::args());
         let criterion = Criterion::default()
             .without_plots()
-            .sample_size(20)
-            .warm_up_time(Duration::from_millis(150))
-            .measurement_time(Duration::from_millis(500))
+            .sample_size(SAMPLES)
+            .warm_up_time(effort.warm_up)
+            .measurement_time(effort.span)
             .nresamples(2000)
             .output_directory(&criterion_dir())
             .configure_from_args();
         Self {
             criterion,
+            effort,
             mode: Mode::of(std::env::args()),
             selection: Selection::from_env(),
             seen: BTreeSet::new(),
@@ -138,7 +142,8 @@ impl Suite {
             return;
         }
         let group = self.criterion.benchmark_group(row.id);
-        let Checked { group, variants, .. } = body(Unchecked { row, group, mode: self.mode });
+        let Checked { group, variants, .. } =
+            body(Unchecked { row, group, effort: self.effort, mode: self.mode });
         group.finish();
         assert!(variants.iter().any(|v| v.name == "ours"), "`{}` times no variant `ours`", row.id);
         if self.mode == Mode::Time {
@@ -156,6 +161,7 @@ impl Suite {
 pub struct Unchecked<'s> {
     row: &'static Row,
     group: BenchmarkGroup<'s, WallTime>,
+    effort: Effort,
     mode: Mode,
 }
 
@@ -179,7 +185,8 @@ impl<'s> Unchecked<'s> {
     #[must_use]
     pub fn check(self, check: impl FnOnce()) -> Checked<'s> {
         check();
-        Checked { row: self.row, group: self.group, variants: Vec::new() }
+        let Self { row, group, effort, mode } = self;
+        Checked { row, group, effort, mode, variants: Vec::new() }
     }
 }
 
@@ -187,6 +194,8 @@ impl<'s> Unchecked<'s> {
 pub struct Checked<'s> {
     row: &'static Row,
     group: BenchmarkGroup<'s, WallTime>,
+    effort: Effort,
+    mode: Mode,
     variants: Vec<Variant>,
 }
 
@@ -200,19 +209,64 @@ impl std::fmt::Debug for Checked<'_> {
 }
 
 impl Checked<'_> {
-    /// Times the operation as a user calls it. Every row has this variant.
+    /// Times the operation as a user calls it. Every row has this variant, alone or beside a probe.
     #[must_use]
     pub fn ours(self, time: impl FnMut(&mut Bencher<'_>)) -> Self {
-        let moved = self.row.work.moved();
-        self.time("ours".to_owned(), moved, time)
+        self.time("ours".to_owned(), time)
+    }
+
+    /// Times the operation as a user calls it, and in turn with it something else that moves `bytes`, as `probe-{name}`: what the row's
+    /// targets compare ours with.
+    #[must_use]
+    pub fn ours_and_probe<A, B>(
+        mut self,
+        name: &str,
+        bytes: u64,
+        mut ours: impl FnMut() -> A,
+        mut probe: impl FnMut() -> B,
+    ) -> Self {
+        let samples = match self.mode {
+            Mode::Time => in_turn(self.effort, ours, probe),
+            Mode::Test => {
+                black_box((ours(), probe()));
+                [Vec::new(), Vec::new()]
+            }
+        };
+        let variants =
+            [("ours".to_owned(), self.row.work.moved()), (format!("probe-{name}"), bytes)];
+        for ((name, bytes), ns) in variants.into_iter().zip(samples) {
+            report(self.row, &name, &ns);
+            self.variants.push(Variant { name, bytes, ns });
+        }
+        self
+    }
+
+    /// As [`ours_and_probe`](Self::ours_and_probe), with a `memcpy` of `bytes` between two buffers of its own: it moves `2 * bytes`.
+    #[must_use]
+    pub fn ours_and_memcpy<A>(self, bytes: usize, ours: impl FnMut() -> A) -> Self {
+        let (mut storage, second) = two_buffers(bytes);
+        let (from, to) = storage.split_at_mut(second);
+        self.ours_and_probe("memcpy", 2 * bytes as u64, ours, || {
+            kernels::copy_bytes(black_box(&from[..bytes]), black_box(&mut *to));
+        })
+    }
+
+    /// As [`ours_and_probe`](Self::ours_and_probe), with reading every byte of `buffers` once: pass the operation's own inputs.
+    #[must_use]
+    pub fn ours_and_read<A, T: NoUninit>(self, buffers: &[&[T]], ours: impl FnMut() -> A) -> Self {
+        let isa = Isa::detect();
+        let bytes = buffers.iter().map(|buffer| size_of_val(*buffer) as u64).sum();
+        self.ours_and_probe("read", bytes, ours, || {
+            let read = |buffer| kernels::read_bytes(isa, black_box(bytemuck::cast_slice(buffer)));
+            buffers.iter().fold(0, |all, buffer| all | read(*buffer))
+        })
     }
 
     /// Times the operation at a lower SIMD level, as a variant of the level's name; left out where this CPU (or `SQUISH_SIMD`) lacks it.
     #[must_use]
     pub fn at_level(self, level: SimdLevel, mut time: impl FnMut(Isa, &mut Bencher<'_>)) -> Self {
-        let moved = self.row.work.moved();
         match Isa::available().find(|isa| isa.level() == level) {
-            Some(isa) => self.time(level.name().to_owned(), moved, |bencher| time(isa, bencher)),
+            Some(isa) => self.time(level.name().to_owned(), |bencher| time(isa, bencher)),
             None => self,
         }
     }
@@ -220,54 +274,28 @@ impl Checked<'_> {
     /// Times another form of the operation, such as `with-amax`; the row's work is taken to be the same.
     #[must_use]
     pub fn variant(self, name: &str, time: impl FnMut(&mut Bencher<'_>)) -> Self {
-        let moved = self.row.work.moved();
-        self.time(name.to_owned(), moved, time)
+        self.time(name.to_owned(), time)
     }
 
-    /// Times a `memcpy` of `bytes` between two buffers of its own, as `probe-memcpy`: it moves `2 * bytes`.
-    #[must_use]
-    pub fn memcpy_probe(self, bytes: usize) -> Self {
-        let (mut storage, second) = two_buffers(bytes);
-        let (from, to) = storage.split_at_mut(second);
-        self.time("probe-memcpy".to_owned(), 2 * bytes as u64, |bencher| {
-            bencher.iter(|| kernels::copy_bytes(black_box(&from[..bytes]), black_box(&mut *to)));
-        })
-    }
-
-    /// Times something else that moves `bytes`, as `probe-{name}`.
-    #[must_use]
-    pub fn probe(self, name: &str, bytes: u64, time: impl FnMut(&mut Bencher<'_>)) -> Self {
-        self.time(format!("probe-{name}"), bytes, time)
-    }
-
-    /// Times reading every byte of `buffers` once, as `probe-read`: pass the operation's own inputs.
-    #[must_use]
-    pub fn read_probe<T: NoUninit>(self, buffers: &[&[T]]) -> Self {
-        let isa = Isa::detect();
-        let buffers: Vec<&[u8]> =
-            buffers.iter().map(|buffer| bytemuck::cast_slice(buffer)).collect();
-        let bytes = buffers.iter().map(|buffer| buffer.len() as u64).sum();
-        self.time("probe-read".to_owned(), bytes, |bencher| {
-            bencher.iter(|| {
-                buffers
-                    .iter()
-                    .fold(0, |all, buffer| all | kernels::read_bytes(isa, black_box(buffer)))
-            });
-        })
-    }
-
-    fn time(mut self, name: String, bytes: u64, time: impl FnMut(&mut Bencher<'_>)) -> Self {
-        let flops = self.row.work.flops;
+    fn time(mut self, name: String, mut time: impl FnMut(&mut Bencher<'_>)) -> Self {
+        let (bytes, flops) = (self.row.work.moved(), self.row.work.flops);
         match (bytes, flops) {
             (0, 0) => {}
             (0, flops) => drop(self.group.throughput(Throughput::Elements(flops))),
             (bytes, _) => drop(self.group.throughput(Throughput::Bytes(bytes))),
         }
-        let mut time = time;
         self.group.bench_function(BenchmarkId::new(&name, self.row.shape), |bencher| time(bencher));
-        self.variants.push(Variant { name, bytes });
+        self.variants.push(Variant { name, bytes, ns: Vec::new() });
         self
     }
+}
+
+/// Says what was measured, where criterion does not.
+#[expect(clippy::print_stdout, reason = "for who runs the bench, as criterion's lines are")]
+fn report(row: &Row, variant: &str, ns: &[f64]) {
+    let least = ns.iter().copied().reduce(f64::min);
+    let least = least.map_or_else(|| "ran once".to_owned(), |ns| format!("{ns:.1} ns"));
+    println!("{}/{variant}/{}: {least}", row.id, row.shape);
 }
 
 /// One timed variant and the bytes that one call of it moves.
@@ -275,6 +303,8 @@ impl Checked<'_> {
 struct Variant {
     name: String,
     bytes: u64,
+    /// Samples of one that was timed in turn with another.
+    ns: Vec<f64>,
 }
 
 /// A row with its variants, as written for the tables.

@@ -43,11 +43,10 @@ fn main() {
             let exact: f64 = a.iter().zip(&*b).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum();
             assert!((f64::from(dot(&a, &b)) - exact).abs() < 1e-3);
         })
-        .ours(|bench| bench.iter(|| dot(black_box(&a), black_box(&b))))
+        .ours_and_read(&read, || dot(black_box(&a), black_box(&b)))
         .at_level(SimdLevel::Avx2, |isa, bench| {
             bench.iter(|| dot_with(isa, black_box(&a), black_box(&b)));
         })
-        .read_probe(&read)
     });
     suite.row(&AXPY, |row| {
         let (x, mut y) = (input::normal(N, 1), input::normal(N, 2));

@@ -183,26 +183,24 @@ fn main() {
             rms_norm_in_place(&mut got, &w, EPS, VARIANT);
             assert_rows(&x, &w, &got);
         })
-        .ours(|bench| bench.iter(|| rms_norm_in_place(black_box(&mut place), &w, EPS, VARIANT)))
+        .ours_and_memcpy(4 * rows * 4096, || {
+            rms_norm_in_place(black_box(&mut place), &w, EPS, VARIANT);
+        })
         .variant("into", |bench| {
             bench.iter(|| rms_norm_into(black_box(&x), &w, EPS, VARIANT, black_box(&mut out)));
         })
         .at_level(SimdLevel::Avx2, |isa, bench| {
             bench.iter(|| rms_norm_in_place_with(isa, black_box(&mut other), &w, EPS, VARIANT));
         })
-        .memcpy_probe(4 * rows * 4096)
     });
     suite.row(&ADD_512, |row| {
         let rows = row.size(512, 2);
         let mut all = inputs(rows, 4096);
-        row.check(|| check_residual(&all))
-            .ours(|bench| {
-                let Inputs { x, residual, w, .. } = &mut all;
-                bench.iter(|| {
-                    add_rms_norm_in_place(black_box(x), black_box(residual), w, EPS, VARIANT);
-                });
-            })
-            .memcpy_probe(4 * rows * 4096)
+        let row = row.check(|| check_residual(&all));
+        let Inputs { x, residual, w, .. } = &mut all;
+        row.ours_and_memcpy(4 * rows * 4096, || {
+            add_rms_norm_in_place(black_box(x), black_box(residual), w, EPS, VARIANT);
+        })
     });
     suite.row(&LAYER_512, |row| {
         let rows = row.size(512, 2);

@@ -106,14 +106,12 @@ fn product<'s>(row: Unchecked<'s>, weights: &Weights) -> Checked<'s> {
             assert!((a - b).abs() <= 1e-3 * (1.0 + b.abs()), "{a} is not {b}");
         }
     })
-    .ours(|bench| {
-        bench.iter(|| {
-            product_into(layout, black_box(&panel), &inputs, 0..1, &mut scratch, &mut out);
-        });
-    })
-    .probe("loops", layout.panel_bytes() as u64, |bench| {
-        bench.iter(|| black_box(&loops).run(&mut by_loops));
-    })
+    .ours_and_probe(
+        "loops",
+        layout.panel_bytes() as u64,
+        || product_into(layout, black_box(&panel), &inputs, 0..1, &mut scratch, &mut out),
+        || black_box(&loops).run(&mut by_loops),
+    )
 }
 
 /// The operands of the definition: row-major codes, and inputs already rounded.

@@ -10,6 +10,7 @@ mod lanes;
 pub mod nibble;
 mod pairs;
 pub mod panel;
+mod prefetch;
 #[doc(hidden)]
 pub mod probe;
 pub mod real;

@@ -6,6 +6,8 @@
 
 use fearless_simd::Simd;
 
+use crate::prefetch;
+
 /// Elements that a kernel computes before they are sent on, 1 KiB of `f32`: the load and the store queue then always
 /// have work of both kinds. Tiles of four and sixteen times the size decode at 0.8 and 0.7 of the rate.
 pub(crate) const TILE: usize = 256;
@@ -72,52 +74,7 @@ pub(crate) const fn ahead(stores: Stores, len: usize) -> usize {
 #[inline(always)]
 pub(crate) fn prefetch(x: &[f32], ahead: usize) {
     if ahead > 0 {
-        prefetch_lines(bytemuck::cast_slice(x), ahead * size_of::<f32>());
-    }
-}
-
-/// Asks for the lines that lie `ahead` bytes behind those of `bytes`, whatever is there.
-#[inline(always)]
-pub(crate) fn prefetch_lines(bytes: &[u8], ahead: usize) {
-    #[cfg(target_arch = "x86_64")]
-    x86::prefetch_lines(bytes, ahead);
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = (bytes, ahead);
-}
-
-/// Asks for memory that a later call will read, a little at each step of the present one, so that loads and arithmetic overlap.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Ahead<'a> {
-    bytes: &'a [u8],
-    at: usize,
-    end: usize,
-    lines_per_step: usize,
-}
-
-impl<'a> Ahead<'a> {
-    /// Asks in `n_steps` steps for as many bytes as `bytes` has, those that follow it in memory.
-    #[inline(always)]
-    pub(crate) fn of(bytes: &'a [u8], n_steps: usize) -> Self {
-        let lines_per_step = bytes.len().div_ceil(64 * n_steps.max(1));
-        Self { bytes, at: bytes.len(), end: 2 * bytes.len(), lines_per_step }
-    }
-
-    /// Asks for nothing.
-    pub(crate) const NOTHING: Ahead<'static> =
-        Ahead { bytes: &[], at: 0, end: 0, lines_per_step: 0 };
-
-    #[inline(always)]
-    pub(crate) fn step(&mut self) {
-        if self.at >= self.end {
-            return;
-        }
-        for _ in 0..self.lines_per_step {
-            #[cfg(target_arch = "x86_64")]
-            x86::prefetch_far(self.bytes, self.at);
-            #[cfg(not(target_arch = "x86_64"))]
-            let _ = self.bytes;
-            self.at += 64;
-        }
+        prefetch::lines(bytemuck::cast_slice(x), ahead * size_of::<f32>());
     }
 }
 
@@ -206,23 +163,6 @@ mod x86 {
                 }
             },
         }
-    }
-
-    #[inline(always)]
-    pub(super) fn prefetch_lines(bytes: &[u8], ahead: usize) {
-        for i in (0..bytes.len()).step_by(64) {
-            let line = bytes.as_ptr().wrapping_add(i + ahead);
-            // SAFETY: A prefetch reads nothing that a program can see, whatever the address; SSE is x86-64's baseline.
-            unsafe { _mm_prefetch::<_MM_HINT_T0>(line.cast()) }
-        }
-    }
-
-    /// To the second-level cache: the first has no room for what is needed later.
-    #[inline(always)]
-    pub(super) fn prefetch_far(bytes: &[u8], at: usize) {
-        let line = bytes.as_ptr().wrapping_add(at);
-        // SAFETY: As above.
-        unsafe { _mm_prefetch::<_MM_HINT_T1>(line.cast()) }
     }
 
     /// Orders the stores above before later ones, as other threads expect of plain memory.

@@ -168,8 +168,7 @@ fn encode_small(row: Unchecked<'_>, quantizer: Fp8Quantizer) -> Checked<'_> {
             Fp8Format::E5M2 => assert_encoded::<E5M2>(x, SMALL, tensor.codes(), tensor.scales()),
         }
     })
-    .ours(|bench| bench.iter(|| quantizer.encode(black_box(x)).expect("finite")))
-    .memcpy_probe(4 * SMALL * SMALL)
+    .ours_and_memcpy(4 * SMALL * SMALL, || quantizer.encode(black_box(x)).expect("finite"))
 }
 
 fn encode_large(row: Unchecked<'_>, quantizer: Fp8Quantizer) -> Checked<'_> {
@@ -181,14 +180,11 @@ fn encode_large(row: Unchecked<'_>, quantizer: Fp8Quantizer) -> Checked<'_> {
         quantizer.encode_into(square(&x, side), &mut codes, &mut scales).expect("finite");
         assert_encoded::<E4M3>(&x, side, &codes, &scales);
     })
-    .ours(|bench| {
-        bench.iter(|| {
-            quantizer
-                .encode_into(square(black_box(&x), side), &mut codes, &mut scales)
-                .expect("finite");
-        });
+    .ours_and_memcpy(4 * side * side, || {
+        quantizer
+            .encode_into(square(black_box(&x), side), &mut codes, &mut scales)
+            .expect("finite");
     })
-    .memcpy_probe(4 * side * side)
 }
 
 fn encode_given(row: Unchecked<'_>, quantizer: Fp8Quantizer) -> Checked<'_> {
@@ -200,14 +196,11 @@ fn encode_given(row: Unchecked<'_>, quantizer: Fp8Quantizer) -> Checked<'_> {
         quantizer.encode_with_scales_into(square(&x, side), &scales, &mut codes).expect("finite");
         assert_encoded::<E4M3>(&x, side, &codes, &scales);
     })
-    .ours(|bench| {
-        bench.iter(|| {
-            quantizer
-                .encode_with_scales_into(square(black_box(&x), side), &scales, &mut codes)
-                .expect("finite");
-        });
+    .ours_and_memcpy(4 * side * side, || {
+        quantizer
+            .encode_with_scales_into(square(black_box(&x), side), &scales, &mut codes)
+            .expect("finite");
     })
-    .memcpy_probe(4 * side * side)
 }
 
 fn decode(row: Unchecked<'_>, side: usize) -> Checked<'_> {
@@ -235,8 +228,7 @@ fn decode(row: Unchecked<'_>, side: usize) -> Checked<'_> {
             );
         }
     })
-    .ours(|bench| bench.iter(|| decode_into(&mut out)))
-    .memcpy_probe(4 * side * side)
+    .ours_and_memcpy(4 * side * side, || decode_into(&mut out))
 }
 
 fn encode_cast(row: Unchecked<'_>, side: usize) -> Checked<'_> {
@@ -250,7 +242,7 @@ fn encode_cast(row: Unchecked<'_>, side: usize) -> Checked<'_> {
             x.iter().zip(&codes).all(|(&x, code)| *code == E4M3::from_f32(x, Overflow::Saturate))
         );
     })
-    .ours(|bench| bench.iter(|| encode_into(black_box(&x), &mut codes, Overflow::Saturate)))
+    .ours_and_memcpy(4 * side * side, || encode_into(black_box(&x), &mut codes, Overflow::Saturate))
     .at_level(SimdLevel::Avx2, |isa, bench| {
         let (stores, codes) = (Stores::for_bytes(5 * x.len()), &mut codes_at_level);
         bench.iter(|| {
@@ -258,7 +250,6 @@ fn encode_cast(row: Unchecked<'_>, side: usize) -> Checked<'_> {
             encode_blocks_to(isa, stores, x, x.len(), &[1.0], codes, Overflow::Saturate);
         });
     })
-    .memcpy_probe(4 * side * side)
 }
 
 fn decode_cast(row: Unchecked<'_>, side: usize) -> Checked<'_> {
@@ -272,12 +263,11 @@ fn decode_cast(row: Unchecked<'_>, side: usize) -> Checked<'_> {
         decode_into(&codes, &mut out);
         assert!(codes.iter().zip(&*out).all(|(code, out)| *out == code.to_f32()));
     })
-    .ours(|bench| bench.iter(|| decode_into(black_box(&codes), &mut out)))
+    .ours_and_memcpy(4 * side * side, || decode_into(black_box(&codes), &mut out))
     .at_level(SimdLevel::Avx2, |isa, bench| {
         let (stores, out) = (Stores::for_bytes(5 * codes.len()), &mut out_at_level);
         bench.iter(|| {
             decode_blocks_to(isa, stores, black_box(&codes), codes.len(), &[1.0], out);
         });
     })
-    .memcpy_probe(4 * side * side)
 }

@@ -89,14 +89,11 @@ fn encode(row: Unchecked<'_>, quantizer: IntQuantizer) -> Checked<'_> {
             );
         }
     })
-    .ours(|bench| {
-        bench.iter(|| {
-            quantizer
-                .encode_into(square(black_box(&x), side), &mut codes, &mut scales, None)
-                .expect("finite");
-        });
+    .ours_and_memcpy(4 * side * side, || {
+        quantizer
+            .encode_into(square(black_box(&x), side), &mut codes, &mut scales, None)
+            .expect("finite");
     })
-    .memcpy_probe(4 * side * side)
 }
 
 fn decode(row: Unchecked<'_>, quantizer: IntQuantizer) -> Checked<'_> {
@@ -128,6 +125,5 @@ fn decode(row: Unchecked<'_>, quantizer: IntQuantizer) -> Checked<'_> {
             );
         }
     })
-    .ours(|bench| bench.iter(|| decode_into(&mut out)))
-    .memcpy_probe(4 * side * side)
+    .ours_and_memcpy(4 * side * side, || decode_into(&mut out))
 }

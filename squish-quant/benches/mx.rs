@@ -92,8 +92,7 @@ fn encode_small(row: Unchecked<'_>, quantizer: MxQuantizer) -> Checked<'_> {
             tensor.scales(),
         );
     })
-    .ours(|bench| bench.iter(|| quantizer.encode(black_box(x)).expect("finite")))
-    .memcpy_probe(4 * SMALL * SMALL)
+    .ours_and_memcpy(4 * SMALL * SMALL, || quantizer.encode(black_box(x)).expect("finite"))
 }
 
 fn encode_large(row: Unchecked<'_>, quantizer: MxQuantizer) -> Checked<'_> {
@@ -105,14 +104,11 @@ fn encode_large(row: Unchecked<'_>, quantizer: MxQuantizer) -> Checked<'_> {
         quantizer.encode_into(square(&x, side), &mut codes, &mut scales).expect("finite");
         assert_encoded(&x, quantizer.rule, &codes, &scales);
     })
-    .ours(|bench| {
-        bench.iter(|| {
-            quantizer
-                .encode_into(square(black_box(&x), side), &mut codes, &mut scales)
-                .expect("finite");
-        });
+    .ours_and_memcpy(4 * side * side, || {
+        quantizer
+            .encode_into(square(black_box(&x), side), &mut codes, &mut scales)
+            .expect("finite");
     })
-    .memcpy_probe(4 * side * side)
 }
 
 fn decode(row: Unchecked<'_>, side: usize) -> Checked<'_> {
@@ -133,6 +129,5 @@ fn decode(row: Unchecked<'_>, side: usize) -> Checked<'_> {
             assert_eq!(*out, code.to_f32() * E8M0::from_bits(view.scales()[i / MX_BLOCK]).to_f32());
         }
     })
-    .ours(|bench| bench.iter(|| decode_into(&mut out)))
-    .memcpy_probe(4 * side * side)
+    .ours_and_memcpy(4 * side * side, || decode_into(&mut out))
 }

@@ -13,7 +13,7 @@ use squish_quant::{
     Activation, Fp8Quantizer, Granularity, IntFormat, IntQuantizer, MxQuantizer, PackedMatrix,
     Workspace,
     ndarray::{Array2, ArrayView2},
-    packed::{Dense, Line, Weights},
+    packed::{Dense, Weights},
 };
 
 /// Copies of the weights in turn hold so many bytes at least, a dozen times what the last cache level holds.
@@ -198,9 +198,71 @@ impl Case {
     }
 }
 
-/// The weights of the size at hand, which all formats are made from.
+/// Inputs of the down projection of a sparse feed-forward network, and one in how many of them is not zero.
+const SPARSE_INPUTS: usize = 14336;
+const LIVE_EVERY: usize = 10;
+
+/// Each input that is not zero stands alone in its pair, so that the codes of a fifth of the inputs are read.
+const SPARSE: Row = Row {
+    id: "product/bf16_sparse",
+    module: "PackedMatrix",
+    operation: "gemv_sparse: a tenth of the inputs, bf16",
+    shape: "4096x14336",
+    work: Work::bytes((4096 * SPARSE_INPUTS.div_ceil(LIVE_EVERY) * 4) as u64, 0),
+    limit: Limit::Read(Residency::Dram),
+    note: "`dense` is the product with all inputs",
+    ..Row::LLM
+};
+
+fn sparse<'s>(row: Unchecked<'s>, team: &Arc<Team>) -> Checked<'s> {
+    let (n_outputs, n_inputs) = (row.size(4096, 192), row.size(SPARSE_INPUTS, 128));
+    let weights = input::weights(n_outputs, n_inputs, 1).to_vec();
+    let weights = Array2::from_shape_vec([n_outputs, n_inputs], weights).expect("shape");
+    let (packed, _) = Format::Bf16.pack(weights.view());
+    let n_copies = row.size(ROTATED, 0) / packed.n_bytes() + 1;
+    let copies = vec![packed; n_copies];
+    let indices: Vec<u32> = (0..n_inputs as u32).step_by(LIVE_EVERY).collect();
+    let values = input::normal(indices.len(), 2).to_vec();
+    let mut x = vec![0.0; n_inputs];
+    for (&index, &value) in indices.iter().zip(&values) {
+        x[index as usize] = value;
+    }
+    let mut workspace = Workspace::new(Arc::clone(team));
+    let (mut y, mut dense) = (vec![0.0; n_outputs], vec![0.0; n_outputs]);
+    let row = row.check(|| {
+        copies[0].gemv_into(&mut workspace, &x, &mut dense).expect("same shapes");
+        copies[0]
+            .gemv_sparse_into(&mut workspace, &indices, &values, &mut y)
+            .expect("same shapes, indices ascend");
+        assert_eq!(y, dense);
+    });
+    let mut turn = copies.iter().cycle();
+    let mut next = || black_box(turn.next().expect("there is a copy"));
+    row.ours(|bench| {
+        bench.iter(|| {
+            let (indices, values) = (black_box(&indices), black_box(&values));
+            next().gemv_sparse_into(&mut workspace, indices, values, &mut y).expect("as checked");
+        });
+    })
+    .variant("dense", |bench| {
+        bench.iter(|| next().gemv_into(&mut workspace, black_box(&x), &mut y).expect("as checked"));
+    })
+}
+
+/// The weights of the size at hand.
 struct Bench {
+    /// What all formats are made from.
     weights: Array2<f32>,
+    /// Those of the latest format, for its next row.
+    latest: Option<Copies>,
+}
+
+/// Copies of packed weights, which products take in turn.
+struct Copies {
+    format: Format,
+    packed: Vec<PackedMatrix>,
+    /// The weights that they stand for.
+    decoded: Array2<f32>,
 }
 
 fn main() {
@@ -214,9 +276,10 @@ fn main() {
     // The caller is a member of each team. It is pinned last, as threads inherit what their parent may run on.
     pin(0);
     for (n_outputs, n_inputs) in [(4096, 4096), (14336, 4096), (512, 2048)] {
-        let bench = Bench { weights: Array2::zeros([0, 0]) };
+        let bench = Bench { weights: Array2::zeros([0, 0]), latest: None };
         bench.run(&mut suite, [n_outputs, n_inputs], &one, &two);
     }
+    suite.row(&SPARSE, |row| sparse(row, &one));
     suite.finish();
 }
 
@@ -244,6 +307,18 @@ impl Bench {
         }
     }
 
+    /// So many copies of the packed weights that they have more than `n_bytes`.
+    fn copies(&mut self, format: Format, n_bytes: usize) -> &Copies {
+        if self.latest.as_ref().is_none_or(|known| known.format != format) {
+            // Before the next are made: there is not always room for both.
+            self.latest = None;
+            let (packed, decoded) = format.pack(self.weights.view());
+            let n_copies = n_bytes / packed.n_bytes() + 1;
+            self.latest = Some(Copies { format, packed: vec![packed; n_copies], decoded });
+        }
+        self.latest.as_ref().expect("they were packed")
+    }
+
     fn product<'s>(&mut self, row: Unchecked<'s>, case: Case, team: &Arc<Team>) -> Checked<'s> {
         let (n_outputs, n_inputs) = (row.size(case.n_outputs, 192), row.size(case.n_inputs, 128));
         let n_rows = case.n_rows;
@@ -251,47 +326,40 @@ impl Bench {
             let weights = input::weights(n_outputs, n_inputs, 1).to_vec();
             self.weights = Array2::from_shape_vec([n_outputs, n_inputs], weights).expect("shape");
         }
-        let (packed, decoded) = case.format.pack(self.weights.view());
         let x = input::normal(n_rows * n_inputs, 2).to_vec();
         let x = Array2::from_shape_vec([n_rows, n_inputs], x).expect("shape");
         let mut out = Array2::zeros([n_rows, n_outputs]);
         let mut workspace = Workspace::new(Arc::clone(team));
-        let n_copies =
-            if case.in_cache() { 1 } else { row.size(ROTATED, 0) / packed.n_bytes() + 1 };
-        let copies = vec![packed; n_copies];
+        let rotated = if case.in_cache() { 0 } else { row.size(ROTATED, 0) };
+        let Copies { packed: copies, decoded, .. } = self.copies(case.format, rotated);
         let row = row.check(|| {
             for packed in copies.iter().take(2) {
                 packed.gemm_into(&mut workspace, x.view(), out.view_mut()).expect("same shapes");
-                assert_product(packed.activation(), &decoded, &x, &out);
+                assert_product(packed.activation(), decoded, &x, &out);
             }
         });
-        let mut copy = 0;
-        let row = row.ours(|bench| {
-            bench.iter(|| {
-                copy = (copy + 1) % copies.len();
-                let (packed, x) = (black_box(&copies[copy]), black_box(x.view()));
-                packed.gemm_into(&mut workspace, x, out.view_mut()).expect("same shapes");
-            });
-        });
+        let mut turn = copies.iter().cycle();
+        let mut ours = || {
+            let (packed, x) = (black_box(turn.next().expect("a copy")), black_box(x.view()));
+            packed.gemm_into(&mut workspace, x, out.view_mut()).expect("same shapes");
+        };
         if n_rows > 1 {
-            return row;
+            return row.ours(|bench| bench.iter(&mut ours));
         }
-        let panels: Vec<&[Line]> = copies.iter().map(PackedMatrix::lines).collect();
-        let n_bytes = size_of_val(panels[0]);
-        let isa = Isa::detect();
-        row.probe("read", n_bytes as u64, |bench| {
-            bench.iter(|| {
-                copy = (copy + 1) % panels.len();
-                let mut parts = [(&[][..], 0); 16];
-                let each = panels[copy].len().div_ceil(16).max(1);
-                for (part, lines) in parts.iter_mut().zip(panels[copy].chunks(each)) {
-                    part.0 = lines;
-                }
-                team.for_each(&mut parts, |(lines, any)| {
-                    *any = kernels::read_bytes(isa, black_box(bytemuck::cast_slice(lines)));
-                });
-                parts.iter().fold(0, |all, (_, any)| all | any)
+        // Half a round behind, or it would read what ours has just left in the caches.
+        let mut turn_to_read = copies.iter().cycle().skip(copies.len() / 2);
+        let (isa, n_bytes) = (Isa::detect(), size_of_val(copies[0].lines()));
+        row.ours_and_probe("read", n_bytes as u64, ours, || {
+            let lines = turn_to_read.next().expect("a copy").lines();
+            let mut parts = [(&[][..], 0); 16];
+            for (part, lines) in parts.iter_mut().zip(lines.chunks(lines.len().div_ceil(16).max(1)))
+            {
+                part.0 = lines;
+            }
+            team.for_each(&mut parts, |(lines, any)| {
+                *any = kernels::read_bytes(isa, black_box(bytemuck::cast_slice(lines)));
             });
+            parts.iter().fold(0, |all, (_, any)| all | any)
         })
     }
 }

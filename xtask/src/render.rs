@@ -45,7 +45,8 @@ fn header(out: &mut String, results: &Results) {
     );
     line!(
         out,
-        "- A time is the minimum over the samples of {}; noise is the median of all samples over that minimum.",
+        "- A time is the minimum over the samples of {}; noise is the median of all samples over that minimum. A share or multiple of a \
+         probe in the row's own process (memcpy, read) is the median over samples taken in turn.",
         launches(m.launches)
     );
     line!(
@@ -54,7 +55,8 @@ fn header(out: &mut String, results: &Results) {
     );
     line!(
         out,
-        "- A target counts only if its limit drifted by less than {:.0} % between the probes; otherwise it is inconclusive.",
+        "- A target counts only if its limit drifted by less than {:.0} % between the probes, or if it compares what was taken in turn; \
+         otherwise it is inconclusive.",
         100.0 * (MOST_DRIFT - 1.0)
     );
     line!(

@@ -262,6 +262,9 @@ pub(crate) struct Variant {
     pub(crate) ns_min: f64,
     /// Median over samples of all launches.
     pub(crate) ns_median: f64,
+    /// Of a probe that was timed in turn with ours, its time over that of ours: the median over samples of all launches.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) over_ours: Option<f64>,
 }
 
 /// A line that a peer program printed, or several of them merged.

@@ -1,7 +1,8 @@
 //! Shares of limits, drift of the probe, and whether a target is met.
 //!
 //! The passing rule: a target is met by the minimum over at least three launches while the limit that binds the row, as the probe saw it
-//! before, between and after, stays within 10 %. Otherwise the run is inconclusive, whatever the figure.
+//! before, between and after, stays within 10 %. Otherwise the run is inconclusive, whatever the figure. What is compared with a probe in
+//! the row's own process was timed with it in turn: there the median of their ratios counts, which drift does not touch.
 
 use crate::results::{Limit, Probe, Residency, Results, RowResult, Target};
 
@@ -102,7 +103,7 @@ pub(crate) enum Unit {
 #[must_use]
 pub(crate) fn judge(results: &Results, row: &RowResult, target: &Target) -> Judged {
     let ours = row.variant("ours");
-    let probe_of = |name: &str| row.variant(&format!("probe-{name}"));
+    let mut steady = drift(results, row).is_some_and(|drift| drift <= MOST_DRIFT);
     let (wanted, unit, figure, reached) = match target {
         Target::AtLeastShareOfLimit { share } => {
             let figure = ours.and_then(|ours| Some(limit_ns(results, row)? / ours.ns_min));
@@ -114,9 +115,8 @@ pub(crate) fn judge(results: &Results, row: &RowResult, target: &Target) -> Judg
             )
         }
         Target::AtLeastShareOfProbe { probe, share } => {
-            let figure = ours.zip(probe_of(probe)).map(|(ours, probe)| {
-                (ours.bytes as f64 / ours.ns_min) / (probe.bytes as f64 / probe.ns_min)
-            });
+            let figure = share_of_probe(row, probe);
+            steady |= figure.is_some();
             (
                 format!("≥ {} of {probe}'s GB/s", percent(*share)),
                 Unit::Share,
@@ -125,7 +125,8 @@ pub(crate) fn judge(results: &Results, row: &RowResult, target: &Target) -> Judg
             )
         }
         Target::AtMostTimesProbe { probe, times } => {
-            let figure = ours.zip(probe_of(probe)).map(|(ours, probe)| ours.ns_min / probe.ns_min);
+            let figure = of_probe(row, probe).map(|over_ours| 1.0 / over_ours);
+            steady |= figure.is_some();
             (format!("≤ {times}× {probe}"), Unit::Times, figure, figure.map(|f| f <= *times))
         }
         Target::AtMostTimesShape { shape, times } => {
@@ -146,7 +147,6 @@ pub(crate) fn judge(results: &Results, row: &RowResult, target: &Target) -> Judg
             )
         }
     };
-    let steady = drift(results, row).is_some_and(|drift| drift <= MOST_DRIFT);
     let verdict = match reached {
         None => Verdict::NotMeasured,
         Some(_) if !steady || results.machine.launches < FEWEST_LAUNCHES => Verdict::Inconclusive,
@@ -154,6 +154,18 @@ pub(crate) fn judge(results: &Results, row: &RowResult, target: &Target) -> Judg
         Some(false) => Verdict::Missed,
     };
     Judged { wanted, figure, unit, verdict }
+}
+
+/// The time of `probe-{name}` over that of ours, as they were timed in turn.
+fn of_probe(row: &RowResult, name: &str) -> Option<f64> {
+    row.variant(&format!("probe-{name}"))?.over_ours
+}
+
+/// Bytes per second of ours over those of `probe-{name}`.
+#[must_use]
+pub(crate) fn share_of_probe(row: &RowResult, name: &str) -> Option<f64> {
+    let (ours, probe) = (row.variant("ours")?, row.variant(&format!("probe-{name}"))?);
+    Some(probe.over_ours? * ours.bytes as f64 / probe.bytes as f64)
 }
 
 /// The fastest time of a peer for a row on as many threads, from outside or inside the process.
@@ -205,6 +217,7 @@ pub(crate) mod tests {
             bytes,
             ns_min,
             ns_median: 1.1 * ns_min,
+            over_ours: None,
         };
         RowResult {
             row: Row {
@@ -222,7 +235,7 @@ pub(crate) mod tests {
             },
             variants: vec![
                 variant("ours", 81_920, 2000.0),
-                variant("probe-memcpy", 131_072, 1000.0),
+                Variant { over_ours: Some(0.5), ..variant("probe-memcpy", 131_072, 1000.0) },
             ],
         }
     }
@@ -289,6 +302,18 @@ pub(crate) mod tests {
         let mut short = results(vec![probe(100.0)], target());
         short.machine.launches = 1;
         assert_eq!(verdict(&short).1, Verdict::Inconclusive);
+    }
+
+    #[test]
+    fn what_was_timed_in_turn_needs_no_steady_machine_but_launches_enough() {
+        let target = || vec![Target::AtLeastShareOfProbe { probe: "memcpy".into(), share: 0.3 }];
+        let mut drifting = results(vec![probe(100.0), probe(80.0)], target());
+        assert_eq!(verdict(&drifting), (Some(0.313), Verdict::Met));
+        // The median of the ratios counts, not the ratio of the minima.
+        drifting.rows[0].variants[1].over_ours = Some(0.4);
+        assert_eq!(verdict(&drifting), (Some(0.25), Verdict::Missed));
+        drifting.machine.launches = 2;
+        assert_eq!(verdict(&drifting).1, Verdict::Inconclusive);
     }
 
     #[test]

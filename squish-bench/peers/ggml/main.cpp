@@ -8,8 +8,7 @@
 // buffer type for weights, if that takes the type on this CPU. ggml rounds the activations to 8 bits per block of 32 (mxfp4, q4_0, q8_0)
 // or to bf16 as a part of its product.
 //
-// At m = 1 the weights are so many copies that no cache holds them, and each product takes the next. A sample is one product, planned
-// beforehand. Each answer is compared with the f64 product of the decoded weights before it is timed, and a wrong one ends the program.
+// The weights are so many copies that no cache holds them, and each product, planned beforehand, takes the next. Each answer is compared with the f64 product of the decoded weights before it is timed, and a wrong one ends the program.
 //
 //     ggml-peer [--filter TEXT] [--quick]
 
@@ -36,7 +35,7 @@
 
 namespace {
 
-// Weights of one product at m = 1, all copies together: more than any last level of cache.
+// Weights of one product, all copies together: more than any last level of cache.
 constexpr std::size_t ROTATED_BYTES = 400'000'000;
 // Rows of weights that differ; a matrix repeats them, so that few need to be encoded and multiplied in f64.
 constexpr std::int64_t DISTINCT_ROWS = 1024;
@@ -54,8 +53,7 @@ struct Shape {
 };
 
 constexpr Shape SHAPES[] = {
-    {1, 4096, 1}, {1, 4096, 2}, {1, 14336, 1}, {1, 14336, 2}, {4, 4096, 1},
-    {8, 4096, 1}, {16, 4096, 1}, {512, 4096, 1}, {512, 4096, 2},
+    {1, 4096, 1}, {1, 4096, 2}, {4, 4096, 1}, {8, 4096, 1}, {16, 4096, 1}, {512, 4096, 1}, {512, 4096, 2}, {1, 14336, 1}, {1, 14336, 2},
 };
 
 struct Format {
@@ -245,40 +243,77 @@ struct Figures {
     double ns_median;
 };
 
-// Times of one call of run: for a third of a second (quick: a fifth of that), and 5 times at the least; 3 times if one takes longer.
+// Times of one call of run, from samples as long as those of the benches, whose minimum would not be comparable to that of shorter ones: 20
+// of 1, 2, ... 20 times so many calls that all take half a second (quick: a fifth of one), or of equally many if that would take twice as long;
+// five at least of calls that exceed a twentieth of it.
 template <typename Run>
 Figures time_calls(const Run & run, bool quick) {
     using Clock = std::chrono::steady_clock;
     const auto ns_since = [](Clock::time_point start) {
         return std::chrono::duration<double, std::nano>(Clock::now() - start).count();
     };
-    const double span = quick ? 60e6 : 300e6;
-    std::vector<double> samples;
+    const double span = quick ? 200e6 : 500e6;
+    double n_warm_ups = 0;
     const auto began = Clock::now();
-    while (samples.size() < (samples.empty() || samples[0] < span ? 5 : 3) || ns_since(began) < span) {
-        const auto start = Clock::now();
+    for (; n_warm_ups < 3 || ns_since(began) < span / 10; ++n_warm_ups) {
         run();
-        samples.push_back(ns_since(start));
+    }
+    const double once = ns_since(began) / n_warm_ups;
+    const double step = std::ceil(span / once / 210);
+    const bool grow = step * 210 * once <= 2 * span;
+    const int n_samples = grow ? 20 : static_cast<int>(std::clamp(span / once, 5.0, 20.0));
+    std::vector<double> samples;
+    for (int i = 1; i <= n_samples; ++i) {
+        const int calls = static_cast<int>(grow ? i * step : std::ceil(span / once / 20));
+        const auto start = Clock::now();
+        for (int call = 0; call < calls; ++call) {
+            run();
+        }
+        samples.push_back(ns_since(start) / calls);
     }
     std::sort(samples.begin(), samples.end());
     return {samples[0], samples[samples.size() / 2]};
 }
 
-// Times one product, or returns false if the buffer type does not take the weights.
-bool measure(ggml_backend_dev_t cpu, ggml_backend_buffer_type_t buffer_type, const Weights & weights, const Shape & shape,
-             const std::vector<int> & processors, bool quick, const std::string & what, Figures & figures) {
-    const std::vector<std::uint8_t> rows = weights.rows(shape.n);
-    const std::size_t n_copies = shape.m == 1 ? (ROTATED_BYTES + rows.size() - 1) / rows.size() : 1;
+// So many copies of weights [n, K] that no cache holds them.
+struct Copies {
+    std::int64_t n;
+    std::vector<ggml_tensor *> tensors;
+    ggml_context_ptr context;
+    ggml_backend_buffer_ptr buffer;
+    bool is_filled = false;
 
-    const ggml_context_ptr weight_context = new_context(n_copies), context = new_context(n_copies + 1);
-    std::vector<ggml_tensor *> copies(n_copies), products(n_copies);
-    for (ggml_tensor *& copy : copies) {
-        copy = ggml_new_tensor_2d(weight_context.get(), weights.type, K, shape.n);
+    Copies(ggml_backend_buffer_type_t buffer_type, ggml_type type, std::int64_t n)
+        : n(n), tensors((ROTATED_BYTES + ggml_row_size(type, K) * n - 1) / (ggml_row_size(type, K) * n)),
+          context(new_context(tensors.size())) {
+        for (ggml_tensor *& copy : tensors) {
+            copy = ggml_new_tensor_2d(context.get(), type, K, n);
+        }
+        buffer = allocated(context.get(), buffer_type);
     }
-    const ggml_backend_buffer_ptr weight_buffer = allocated(weight_context.get(), buffer_type);
+
+    // Once, by the calling thread.
+    void fill(const Weights & weights) {
+        if (is_filled) {
+            return;
+        }
+        const std::vector<std::uint8_t> rows = weights.rows(n);
+        for (ggml_tensor * copy : tensors) {
+            ggml_backend_tensor_set(copy, rows.data(), 0, rows.size());
+        }
+        is_filled = true;
+    }
+};
+
+// Times one product, or returns false if the buffer type does not take the weights.
+bool measure(ggml_backend_dev_t cpu, Copies & copies, const Weights & weights, const Shape & shape,
+             const std::vector<int> & processors, bool quick, const std::string & what, Figures & figures) {
+    const std::size_t n_copies = copies.tensors.size();
+    const ggml_context_ptr context = new_context(n_copies + 1);
+    std::vector<ggml_tensor *> products(n_copies);
     ggml_tensor * input = ggml_new_tensor_2d(context.get(), GGML_TYPE_F32, K, shape.m);
     for (std::size_t i = 0; i < n_copies; ++i) {
-        products[i] = ggml_mul_mat(context.get(), copies[i], input);
+        products[i] = ggml_mul_mat(context.get(), copies.tensors[i], input);
     }
     const ggml_backend_buffer_ptr buffer = allocated(context.get(), ggml_backend_dev_buffer_type(cpu));
     if (!ggml_backend_dev_supports_op(cpu, products[0])) {
@@ -287,9 +322,7 @@ bool measure(ggml_backend_dev_t cpu, ggml_backend_buffer_type_t buffer_type, con
 
     // By the calling thread, which is pinned from here on.
     const auto pool = pinned_threads(shape.n_threads, processors);
-    for (ggml_tensor * copy : copies) {
-        ggml_backend_tensor_set(copy, rows.data(), 0, rows.size());
-    }
+    copies.fill(weights);
     const std::vector<float> x = normal(shape.m * K, 1.0F, 2);
     ggml_backend_tensor_set(input, x.data(), 0, x.size() * sizeof(float));
 
@@ -380,13 +413,19 @@ int main(int n_args, char ** args) {
         }
         const Weights weights(format.type, values);
         for (const auto & [peer, buffer_type] : peers) {
+            std::unique_ptr<Copies> copies;
             for (const Shape & shape : SHAPES) {
                 if (static_cast<std::size_t>(shape.n_threads) > processors.size()) {
                     continue;
                 }
                 const std::string what = peer + " " + ggml_type_name(format.type) + " " + shape.name();
+                if (!copies || copies->n != shape.n) {
+                    // Those of the other size go first: there is not always room for both.
+                    copies.reset();
+                    copies = std::make_unique<Copies>(buffer_type, format.type, shape.n);
+                }
                 Figures figures{};
-                if (!measure(cpu, buffer_type, weights, shape, processors, options.quick, what, figures)) {
+                if (!measure(cpu, *copies, weights, shape, processors, options.quick, what, figures)) {
                     break;
                 }
                 if (options.wants(format.row)) {

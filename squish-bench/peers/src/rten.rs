@@ -10,7 +10,7 @@ use rten_tensor::{Matrix, NdTensorView};
 
 use crate::timing::{Figures, Peer, measure, normal, pin};
 
-/// Bytes of all copies of the weights at one row of activations: more than any last level of cache holds.
+/// Bytes of all copies of the weights: more than any last level of cache holds.
 const ROTATED_BYTES: usize = 400_000_000;
 /// Rows of weights that differ; a matrix repeats them, so that few need to be drawn and multiplied in f64.
 const DISTINCT_ROWS: usize = 1024;
@@ -37,7 +37,7 @@ fn product(m: usize, n: usize) -> GemmResult<Figures> {
     let gemm = GemmExecutor::new();
     let (x, distinct) = (normal(m * K, 1.0, 6), normal(DISTINCT_ROWS * K, 0.02, 7));
     let weights = distinct.repeat(n / DISTINCT_ROWS);
-    let n_copies = if m == 1 { ROTATED_BYTES.div_ceil(size_of_val(&*weights)) } else { 1 };
+    let n_copies = ROTATED_BYTES.div_ceil(size_of_val(&*weights));
 
     let packed: Vec<PackedBMatrix<f32>> =
         (0..n_copies).map(|_| gemm.prepack_b(transposed(&weights, n))).collect();

@@ -1,6 +1,6 @@
 //! Timing and the lines that are printed.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 /// One row and the peer that is timed on it.
 pub(crate) struct Peer {
@@ -46,24 +46,42 @@ impl Peer {
     }
 }
 
-/// Times `f`: samples of at least 20 µs for half a second (`--quick`: a tenth), and 5 at the least.
+/// How long the samples of a figure take together.
+const SPAN: f64 = 0.5;
+/// Samples of a figure.
+const SAMPLES: u32 = 20;
+/// The fewest, of calls that take longer than a twentieth of [`SPAN`].
+const FEWEST_SAMPLES: u32 = 5;
+
+/// Times `f` with samples as long as those of the benches, whose minimum would not be comparable to that of shorter ones: of 1, 2, … 20
+/// times so many calls that all take half a second (`--quick`: a fifth of one), or of equally many if that would take twice as long.
 pub(crate) fn measure(mut f: impl FnMut()) -> Figures {
     let quick = std::env::args().any(|arg| arg == "--quick");
-    let span = Duration::from_millis(if quick { 100 } else { 500 });
-    let start = Instant::now();
-    f();
-    let once = start.elapsed().max(Duration::from_nanos(1));
-    let calls = (20_000 / once.as_nanos()).clamp(1, 100_000) as u32;
-    let (mut samples, began) = (Vec::new(), Instant::now());
-    while samples.len() < 5 || began.elapsed() < span {
-        let start = Instant::now();
-        for _ in 0..calls {
-            f();
-        }
-        samples.push(start.elapsed().as_secs_f64() * 1e9 / f64::from(calls));
+    let span = if quick { 0.4 * SPAN } else { SPAN };
+    let (mut n_warm_ups, began) = (0, Instant::now());
+    while n_warm_ups < 3 || began.elapsed().as_secs_f64() < span / 10.0 {
+        f();
+        n_warm_ups += 1;
     }
-    samples.sort_by(f64::total_cmp);
-    Figures { ns_min: samples[0], ns_median: samples[samples.len() / 2] }
+    let once = began.elapsed().as_secs_f64() / f64::from(n_warm_ups);
+    let (steps, samples) = (f64::from(SAMPLES * (SAMPLES + 1) / 2), f64::from(SAMPLES));
+    let step = (span / once / steps).ceil();
+    let grow = step * steps * once <= 2.0 * span;
+    let equal = (span / once / samples).ceil();
+    let n_samples =
+        if grow { SAMPLES } else { ((span / once) as u32).clamp(FEWEST_SAMPLES, SAMPLES) };
+    let mut times: Vec<f64> = (1..=n_samples)
+        .map(|i| {
+            let calls = if grow { f64::from(i) * step } else { equal };
+            let start = Instant::now();
+            for _ in 0..calls as u64 {
+                f();
+            }
+            start.elapsed().as_secs_f64() * 1e9 / calls
+        })
+        .collect();
+    times.sort_by(f64::total_cmp);
+    Figures { ns_min: times[0], ns_median: times[times.len() / 2] }
 }
 
 /// Pins the calling thread to the first processor that it may use, where the system can.

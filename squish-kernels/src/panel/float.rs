@@ -8,16 +8,17 @@ use fearless_simd::{Simd, prelude::*};
 use half::f16;
 
 use super::layout::{Code, PANEL};
-use crate::{bytes::zip_bytes, stream::Ahead};
-
-/// How far ahead of its reads a kernel that streams a panel asks for lines, in bytes: some 200 ns of a core's share of the
-/// memory's bandwidth.
-pub(crate) const AHEAD: usize = 8192;
+use crate::{
+    bytes::zip_bytes,
+    prefetch::{self, Ahead},
+};
 
 /// Codes of a panel that become `f32` in registers, two inputs of all outputs at a time.
 pub(crate) trait PairCodes {
     /// Bytes of two inputs.
     const PAIR_BYTES: usize;
+    /// How far ahead memory is asked for, in bytes: nearer where a line is less work.
+    const AHEAD: usize = prefetch::AHEAD;
 
     /// The two vectors of outputs of step `i` of `n / 2`, where a panel has `n` vectors of outputs.
     fn vectors(i: usize, n: usize) -> [usize; 2];
@@ -37,6 +38,7 @@ pub(crate) struct F32;
 
 impl PairCodes for F32 {
     const PAIR_BYTES: usize = 8 * PANEL;
+    const AHEAD: usize = 2048;
 
     #[inline(always)]
     fn vectors(i: usize, _: usize) -> [usize; 2] {

@@ -8,34 +8,61 @@
 use fearless_simd::{Level, Simd, prelude::*};
 
 use super::{
-    float::AHEAD,
     inputs::Tile,
     layout::{BLOCK, Code, PANEL, PanelLayout},
 };
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 use crate::bytes::same;
-use crate::{bytes::widen_lanes, stream::prefetch_lines};
+use crate::{
+    Isa,
+    bytes::widen_lanes,
+    prefetch::{self, AHEAD},
+};
 
 /// Steps of four inputs in a block.
 pub(crate) const QUADS: usize = BLOCK / 4;
 
 /// What the integer products of a level are made of.
-pub(crate) trait Dot {
-    /// Whether `sum + Σ w · x` is one instruction for four unsigned `w` and signed `x`, at the level of AVX2.
-    const VNNI: bool;
+pub(crate) trait Dot: Copy {
+    /// The extension that has `sum + Σ w · x` as one instruction, where the level has none.
+    fn native(self) -> Option<Native>;
 }
 
 /// What the level has of its own.
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Baseline;
-/// AVX-VNNI besides.
-pub(crate) struct Vnni;
 
-impl Dot for Baseline {
-    const VNNI: bool = false;
+/// Shows that the CPU has AVX-VNNI beside AVX2, or the dot product of NEON.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Native(());
+
+impl Native {
+    /// The extension of a level, if the CPU has it.
+    #[inline]
+    pub(crate) fn of(isa: Isa) -> Option<Self> {
+        let has = match isa.token() {
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx2(_) => isa.has_vnni(),
+            #[cfg(target_arch = "aarch64")]
+            Level::Neon(_) => isa.has_dotprod(),
+            _ => false,
+        };
+        has.then_some(Self(()))
+    }
 }
 
-impl Dot for Vnni {
-    const VNNI: bool = true;
+impl Dot for Baseline {
+    #[inline(always)]
+    fn native(self) -> Option<Native> {
+        None
+    }
+}
+
+impl Dot for Native {
+    #[inline(always)]
+    fn native(self) -> Option<Native> {
+        Some(self)
+    }
 }
 
 /// Whether weights have their bias when they are multiplied.
@@ -90,7 +117,7 @@ impl<S: Simd> Table<S> {
 
 /// `sum + Σ w · x` over the four bytes of each lane, with `w` as [`biased`] says and signed `x`.
 #[inline(always)]
-fn dot<S: Simd, D: Dot, C: ByteCodes>(sum: S::i32s, w: S::u8s, x: S::u8s) -> S::i32s {
+fn dot<S: Simd, C: ByteCodes>(by: impl Dot, sum: S::i32s, w: S::u8s, x: S::u8s) -> S::i32s {
     let simd = sum.token();
     match simd.level() {
         #[cfg(target_arch = "x86_64")]
@@ -100,8 +127,8 @@ fn dot<S: Simd, D: Dot, C: ByteCodes>(sum: S::i32s, w: S::u8s, x: S::u8s) -> S::
         #[cfg(target_arch = "x86_64")]
         Level::Avx2(token) => {
             let (sum, w, x) = (same(token, sum), same(token, w), same(token, x));
-            let sum = if D::VNNI {
-                x86::dot_vnni(token, sum, w, x)
+            let sum = if let Some(native) = by.native() {
+                x86::dot_vnni(native, token, sum, w, x)
             } else if C::BYTES {
                 x86::dot_bytes_256(token, sum, w, x)
             } else {
@@ -112,14 +139,11 @@ fn dot<S: Simd, D: Dot, C: ByteCodes>(sum: S::i32s, w: S::u8s, x: S::u8s) -> S::
         #[cfg(target_arch = "aarch64")]
         Level::Neon(token) => {
             let (sum, w, x) = (same(token, sum), same(token, w), same(token, x));
-            same(
-                simd,
-                if D::VNNI {
-                    neon::dot_native(token, sum, w, x)
-                } else {
-                    neon::dot(token, sum, w, x)
-                },
-            )
+            let sum = match by.native() {
+                Some(native) => neon::dot_native(native, token, sum, w, x),
+                None => neon::dot(token, sum, w, x),
+            };
+            same(simd, sum)
         }
         _ => {
             let mut out = sum;
@@ -170,7 +194,7 @@ impl<const E2M1: bool> ByteCodes for Nibbles<E2M1> {
         vector: usize,
     ) -> [S::u8s; 2] {
         let codes = &block[i * 4 * PANEL + vector * S::u8s::LEN..][..S::u8s::LEN];
-        prefetch_lines(codes, AHEAD);
+        prefetch::lines(codes, AHEAD);
         table.halves(S::u8s::from_slice(simd, codes))
     }
 }
@@ -189,8 +213,8 @@ impl ByteCodes for Int8 {
         let bias = S::u8s::splat(simd, if biased(simd) { 0x80 } else { 0 });
         let first = &block[2 * i * 4 * PANEL + vector * S::u8s::LEN..][..S::u8s::LEN];
         let second = &block[(2 * i + 1) * 4 * PANEL + vector * S::u8s::LEN..][..S::u8s::LEN];
-        prefetch_lines(first, AHEAD);
-        prefetch_lines(second, AHEAD);
+        prefetch::lines(first, AHEAD);
+        prefetch::lines(second, AHEAD);
         [S::u8s::from_slice(simd, first) ^ bias, S::u8s::from_slice(simd, second) ^ bias]
     }
 }
@@ -212,28 +236,7 @@ pub(crate) fn start_offsets<S: Simd>(simd: S, code: Code, offsets: &[u8; PANEL])
     out
 }
 
-/// The scales of the outputs of a group, from its header.
-#[inline(always)]
-fn scales_into<S: Simd, C: ByteCodes>(simd: S, header: &[u8], out: &mut [f32; PANEL]) {
-    let lanes = S::f32s::LEN;
-    if let Code::E2M1 = C::CODE {
-        let bytes = header[..PANEL].chunks_exact(S::u8s::LEN);
-        for (bytes, out) in bytes.zip(out.chunks_exact_mut(S::u8s::LEN)) {
-            let [a, b, c, d] = widen_lanes::<S>(S::u8s::from_slice(simd, bytes));
-            e8m0::<S>(a).store_slice(&mut out[..lanes]);
-            e8m0::<S>(b).store_slice(&mut out[lanes..2 * lanes]);
-            e8m0::<S>(c).store_slice(&mut out[2 * lanes..3 * lanes]);
-            e8m0::<S>(d).store_slice(&mut out[3 * lanes..]);
-        }
-    } else {
-        let bytes = header[..4 * PANEL].chunks_exact(S::u8s::LEN);
-        for (bytes, out) in bytes.zip(out.chunks_exact_mut(lanes)) {
-            S::u8s::from_slice(simd, bytes).bitcast::<S::f32s>().store_slice(out);
-        }
-    }
-}
-
-/// [`scales_into`], in vectors of outputs.
+/// The scales of the outputs of a group, from its header, in vectors of outputs.
 #[inline(always)]
 fn scales_of<S: Simd, C: ByteCodes, const N: usize>(simd: S, header: &[u8]) -> [S::f32s; N] {
     let mut out = [S::f32s::splat(simd, 0.0); N];
@@ -266,8 +269,9 @@ fn e8m0<S: Simd>(bytes: S::u32s) -> S::f32s {
 /// Adds the products of a panel's codes with a row to `sums`. `N` is the number of vectors of a panel, and `ZERO` says whether there
 /// are zero points.
 #[inline(always)]
-pub(crate) fn one_row<S: Simd, D: Dot, C: ByteCodes, const ZERO: bool, const N: usize>(
+pub(crate) fn one_row<S: Simd, C: ByteCodes, const ZERO: bool, const N: usize>(
     simd: S,
+    by: impl Dot,
     layout: &PanelLayout,
     panel: &[u8],
     x: Tile<'_>,
@@ -277,16 +281,14 @@ pub(crate) fn one_row<S: Simd, D: Dot, C: ByteCodes, const ZERO: bool, const N: 
     let table = Table::new(simd, C::CODE);
     let mut acc = [S::f32s::splat(simd, 0.0); N];
     let mut inputs = x.words.as_chunks::<QUADS>().0.iter().zip(x.scales.iter().zip(x.sums));
-    for group in panel.chunks(layout.group_bytes()) {
-        let (header, codes) = group.split_at(header_bytes::<C, ZERO>());
-        prefetch_lines(header, AHEAD);
-        let scales = scales_of::<S, C, N>(simd, header);
+    for group in layout.groups(panel) {
+        prefetch::lines(group.header, AHEAD);
+        let scales = scales_of::<S, C, N>(simd, group.header);
         let mut offsets = [0; PANEL];
         if ZERO {
-            let bytes = header.last_chunk().expect("a zero point for each output");
-            offsets = start_offsets(simd, C::CODE, bytes);
+            offsets = start_offsets(simd, C::CODE, &group.offsets(layout));
         }
-        for block in codes.chunks_exact(C::BLOCK_BYTES) {
+        for block in group.codes.chunks_exact(C::BLOCK_BYTES) {
             let Some((quads, (&x_scale, &x_sum))) = inputs.next() else { break };
             let x_scale = S::f32s::splat(simd, x_scale * C::CODE.unit());
             let mut x = [S::u8s::splat(simd, 0); QUADS];
@@ -304,7 +306,8 @@ pub(crate) fn one_row<S: Simd, D: Dot, C: ByteCodes, const ZERO: bool, const N: 
             for i in 0..QUADS / 2 {
                 for v in 0..N {
                     let [a, b] = C::decode(simd, table, block, i, v);
-                    dots[v] = dot::<S, D, C>(dot::<S, D, C>(dots[v], a, x[2 * i]), b, x[2 * i + 1]);
+                    let first = dot::<S, C>(by, dots[v], a, x[2 * i]);
+                    dots[v] = dot::<S, C>(by, first, b, x[2 * i + 1]);
                 }
             }
             for v in 0..N {
@@ -322,8 +325,9 @@ pub(crate) fn one_row<S: Simd, D: Dot, C: ByteCodes, const ZERO: bool, const N: 
 /// Each vector of outputs has its block decoded in registers, and meets all rows; a row's sums are in the first-level cache
 /// meanwhile, a load and a store for eight products.
 #[inline(always)]
-pub(crate) fn rows<S: Simd, D: Dot, C: ByteCodes, const ZERO: bool>(
+pub(crate) fn rows<S: Simd, C: ByteCodes, const ZERO: bool, const N: usize>(
     simd: S,
+    by: impl Dot,
     layout: &PanelLayout,
     panel: &[u8],
     x: Tile<'_>,
@@ -331,27 +335,24 @@ pub(crate) fn rows<S: Simd, D: Dot, C: ByteCodes, const ZERO: bool>(
 ) {
     let lanes = S::f32s::LEN;
     let table = Table::new(simd, C::CODE);
-    let (mut scales, mut offsets) = ([0.0; PANEL], [0; PANEL]);
+    let mut offsets = [0; PANEL];
     let inputs = x.words.as_chunks::<QUADS>().0.chunks_exact(x.n_rows);
     let of_inputs = x.scales.chunks_exact(x.n_rows).zip(x.sums.chunks_exact(x.n_rows));
     let mut inputs = inputs.zip(of_inputs);
-    for group in panel.chunks(layout.group_bytes()) {
-        let (header, codes) = group.split_at(header_bytes::<C, ZERO>());
-        prefetch_lines(header, AHEAD);
-        scales_into::<S, C>(simd, header, &mut scales);
+    for group in layout.groups(panel) {
+        prefetch::lines(group.header, AHEAD);
+        let scales = scales_of::<S, C, N>(simd, group.header);
         if ZERO {
-            let bytes = header.last_chunk().expect("a zero point for each output");
-            offsets = start_offsets(simd, C::CODE, bytes);
+            offsets = start_offsets(simd, C::CODE, &group.offsets(layout));
         }
-        for block in codes.chunks_exact(C::BLOCK_BYTES) {
+        for block in group.codes.chunks_exact(C::BLOCK_BYTES) {
             let Some((x, (x_scales, x_sums))) = inputs.next() else { break };
-            for v in 0..PANEL / lanes {
+            for v in 0..N {
                 let at = v * lanes..(v + 1) * lanes;
                 let mut w = [S::u8s::splat(simd, 0); QUADS];
                 for i in 0..QUADS / 2 {
                     [w[2 * i], w[2 * i + 1]] = C::decode(simd, table, block, i, v);
                 }
-                let scale = S::f32s::from_slice(simd, &scales[at.clone()]);
                 let own = S::i32s::from_slice(simd, &offsets[at.clone()]);
                 let of_x = x.iter().zip(x_scales.iter().zip(x_sums));
                 for ((quads, (&x_scale, &x_sum)), sums) in of_x.zip(sums.iter_mut()) {
@@ -361,24 +362,16 @@ pub(crate) fn rows<S: Simd, D: Dot, C: ByteCodes, const ZERO: bool>(
                         S::i32s::splat(simd, x_sum * start_offset(simd, C::CODE))
                     };
                     for i in 0..QUADS {
-                        dots = dot::<S, D, C>(dots, w[i], S::u32s::splat(simd, quads[i]).bitcast());
+                        let x = S::u32s::splat(simd, quads[i]).bitcast();
+                        dots = dot::<S, C>(by, dots, w[i], x);
                     }
                     let x_scale = S::f32s::splat(simd, x_scale * C::CODE.unit());
                     let sums = &mut sums[at.clone()];
                     let sum = S::f32s::from_slice(simd, sums);
-                    dots.to_float::<S::f32s>().mul_add(scale * x_scale, sum).store_slice(sums);
+                    dots.to_float::<S::f32s>().mul_add(scales[v] * x_scale, sum).store_slice(sums);
                 }
             }
         }
-    }
-}
-
-/// Bytes of a group's header.
-const fn header_bytes<C: ByteCodes, const ZERO: bool>() -> usize {
-    match (C::CODE, ZERO) {
-        (Code::E2M1, _) => PANEL,
-        (_, false) => 4 * PANEL,
-        (_, true) => 5 * PANEL,
     }
 }
 
@@ -387,6 +380,8 @@ mod x86 {
     use core::arch::x86_64::*;
 
     use fearless_simd::{Avx2, Avx512, i32x8, i32x16, kernel, prelude::*, u8x32, u8x64};
+
+    use super::Native;
 
     kernel!(
         /// The index is the lower six bits, and the table of 16 stands in all quarters: what is above the lower four does not
@@ -447,15 +442,16 @@ mod x86 {
         }
     );
 
-    /// The instruction of AVX-VNNI, which the level does not include: for [`Vnni`](super::Vnni) kernels alone.
+    /// The instruction of AVX-VNNI, which the level does not include.
     #[inline(always)]
     pub(super) fn dot_vnni(
+        _: Native,
         token: Avx2,
         sum: i32x8<Avx2>,
         w: u8x32<Avx2>,
         x: u8x32<Avx2>,
     ) -> i32x8<Avx2> {
-        // SAFETY: kernels over `Vnni` are entered where `Isa::has_vnni` was found true, from functions that have the feature.
+        // SAFETY: a `Native` of this level shows that the CPU has AVX-VNNI.
         unsafe { _mm256_dpbusd_avx_epi32(sum.into(), w.into(), x.into()) }.simd_into(token)
     }
 }
@@ -465,6 +461,8 @@ mod neon {
     use core::arch::{aarch64::*, asm};
 
     use fearless_simd::{Neon, i32x4, kernel, prelude::*, u8x16};
+
+    use super::Native;
 
     kernel!(
         /// Products as 16-bit integers, which two of them do not overflow as a sum of pairs in 32 bits.
@@ -482,18 +480,17 @@ mod neon {
         }
     );
 
-    /// `sdot`, written out because its intrinsic is not stable at our minimum Rust version. For [`Vnni`](super::Vnni) kernels
-    /// alone.
+    /// `sdot`, written out because its intrinsic is not stable at our minimum Rust version.
     #[inline(always)]
     pub(super) fn dot_native(
+        _: Native,
         token: Neon,
         sum: i32x4<Neon>,
         w: u8x16<Neon>,
         x: u8x16<Neon>,
     ) -> i32x4<Neon> {
         let (mut sum, w, x): (int32x4_t, uint8x16_t, uint8x16_t) = (sum.into(), w.into(), x.into());
-        // SAFETY: the block reads and writes the registers that it names. Kernels over `Vnni` are entered where
-        // `Isa::has_dotprod` was found true.
+        // SAFETY: the block reads and writes the registers that it names, and a `Native` shows that the CPU has the instruction.
         unsafe {
             asm!(
                 ".arch_extension dotprod",

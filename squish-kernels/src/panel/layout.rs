@@ -316,7 +316,8 @@ impl PanelLayout {
 /// The bytes of a group of a panel.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Group<'a> {
-    header: &'a [u8],
+    /// The scales, and the zero points behind them.
+    pub(crate) header: &'a [u8],
     /// The codes.
     pub(crate) codes: &'a [u8],
 }

@@ -5,13 +5,48 @@
 
 use core::arch::x86_64::*;
 
-use fearless_simd::{Avx512, f32x16, prelude::*, u8x64, u32x16};
+use fearless_simd::{Avx512, Level, f32x16, prelude::*, u8x64, u32x16};
 
 use super::{
-    float::{self, AHEAD},
+    float,
     layout::{Code, PANEL},
 };
-use crate::stream::prefetch_lines;
+use crate::{
+    Isa,
+    prefetch::{self, AHEAD},
+};
+
+/// Shows that the CPU has the level of AVX-512, and its instruction for pairs of BF16.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Bf16Dot(Avx512);
+
+impl Bf16Dot {
+    /// Of a level that has it.
+    #[inline]
+    pub(super) fn of(isa: Isa) -> Option<Self> {
+        match isa.token() {
+            Level::Avx512(token) if isa.has_bf16_dot() => Some(Self(token)),
+            _ => None,
+        }
+    }
+
+    /// The level alone.
+    #[inline(always)]
+    pub(super) const fn level(self) -> Avx512 {
+        self.0
+    }
+}
+
+/// Gives a function all features that [`Bf16Dot`] shows: one that has fewer does not inline the SIMD library's operations.
+macro_rules! with_bf16_dot {
+    ($function:item) => {
+        #[target_feature(
+            enable = "fxsr,adx,aes,avx512bitalg,avx512bw,avx512cd,avx512dq,avx512f,avx512ifma,avx512vbmi,avx512vbmi2,avx512vl,avx512vnni,avx512vpopcntdq,bmi1,bmi2,cmpxchg16b,fma,gfni,lzcnt,movbe,pclmulqdq,popcnt,rdrand,rdseed,sha,vaes,vpclmulqdq,xsave,xsavec,xsaveopt,xsaves,avx512bf16"
+        )]
+        $function
+    };
+}
+pub(super) use with_bf16_dot;
 
 /// Vectors of outputs of a panel.
 const VECTORS: usize = PANEL / 16;
@@ -123,10 +158,11 @@ fearless_simd::kernel!(
 /// As [`super::float::one_row`], with pairs of BF16.
 #[inline(always)]
 pub(super) fn one_row<'a, P: Pairs>(
-    token: Avx512,
+    bf16_dot: Bf16Dot,
     pairs: impl Iterator<Item = (&'a [u8], u32)>,
     sums: &mut [f32; PANEL],
 ) {
+    let token = bf16_dot.level();
     let tables = P::tables(token);
     let mut acc = [zero(token); VECTORS];
     for v in 0..VECTORS {
@@ -136,8 +172,7 @@ pub(super) fn one_row<'a, P: Pairs>(
         let x = u32x16::splat(token, x).into();
         let [a, b] = P::decode(token, tables, pair, 0);
         let [c, d] = P::decode(token, tables, pair, 1);
-        let [p, q, r, s] = acc;
-        acc = [dot(p, a, x), dot(q, b, x), dot(r, c, x), dot(s, d, x)];
+        acc = four_dots(bf16_dot, acc, [a, b, c, d], x);
     }
     for v in 0..VECTORS {
         store(token, acc[v], &mut sums[16 * v..16 * v + 16]);
@@ -149,7 +184,7 @@ pub(super) fn one_row<'a, P: Pairs>(
 pub(super) fn decode_into<P: Pairs>(token: Avx512, codes: &[u8], out: &mut [[u32; PANEL]]) {
     let tables = P::tables(token);
     for (pair, out) in codes.chunks_exact(P::PAIR_BYTES).zip(out) {
-        prefetch_lines(pair, AHEAD);
+        prefetch::lines(pair, AHEAD);
         for half in 0..2 {
             let [a, b] = P::decode(token, tables, pair, half);
             let [a, b]: [u32x16<Avx512>; 2] = [a.simd_into(token), b.simd_into(token)];
@@ -187,12 +222,13 @@ pub(super) fn decode_plain(
 /// instructions makes 14 loads.
 #[inline(always)]
 pub(super) fn tile_into<P: Pairs, const ROWS: usize>(
-    token: Avx512,
+    bf16_dot: Bf16Dot,
     codes: &[u8],
     fetch: bool,
     x: &[u32],
     sums: &mut [[f32; PANEL]; ROWS],
 ) {
+    let token = bf16_dot.level();
     let tables = P::tables(token);
     let inputs = x.as_chunks::<ROWS>().0;
     if ROWS <= 6 {
@@ -204,14 +240,13 @@ pub(super) fn tile_into<P: Pairs, const ROWS: usize>(
         }
         for (pair, x) in codes.chunks_exact(P::PAIR_BYTES).zip(inputs) {
             if fetch {
-                prefetch_lines(pair, AHEAD);
+                prefetch::lines(pair, AHEAD);
             }
             let [a, b] = P::decode(token, tables, pair, 0);
             let [c, d] = P::decode(token, tables, pair, 1);
             for row in 0..ROWS {
                 let x = u32x16::splat(token, x[row]).into();
-                let [p, q, r, s] = acc[row];
-                acc[row] = [dot(p, a, x), dot(q, b, x), dot(r, c, x), dot(s, d, x)];
+                acc[row] = four_dots(bf16_dot, acc[row], [a, b, c, d], x);
             }
         }
         for row in 0..ROWS {
@@ -230,12 +265,13 @@ pub(super) fn tile_into<P: Pairs, const ROWS: usize>(
         }
         for (pair, x) in codes.chunks_exact(P::PAIR_BYTES).zip(inputs) {
             if fetch && half == 0 {
-                prefetch_lines(pair, AHEAD);
+                prefetch::lines(pair, AHEAD);
             }
             let [a, b] = P::decode(token, tables, pair, half);
             for row in 0..ROWS {
                 let x = u32x16::splat(token, x[row]).into();
-                acc[row] = [dot(acc[row][0], a, x), dot(acc[row][1], b, x)];
+                let [p, q] = acc[row];
+                acc[row] = [dot(bf16_dot, p, a, x), dot(bf16_dot, q, b, x)];
             }
         }
         for row in 0..ROWS {
@@ -267,8 +303,18 @@ fn store(token: Avx512, acc: __m512, sums: &mut [f32]) {
 }
 
 #[inline(always)]
-fn dot(sum: __m512, weights: __m512i, x: __m512i) -> __m512 {
-    // SAFETY: the kernels of this module are entered from functions that have the feature, where `Isa::has_bf16_dot` was
-    // found true.
+fn dot(_: Bf16Dot, sum: __m512, weights: __m512i, x: __m512i) -> __m512 {
+    // SAFETY: the token shows that the CPU has the instruction.
     unsafe { _mm512_dpbf16_ps(sum, bytemuck::cast(weights), bytemuck::cast(x)) }
+}
+
+/// Of all outputs.
+#[inline(always)]
+fn four_dots(
+    bf16_dot: Bf16Dot,
+    [p, q, r, s]: [__m512; VECTORS],
+    [a, b, c, d]: [__m512i; VECTORS],
+    x: __m512i,
+) -> [__m512; VECTORS] {
+    [dot(bf16_dot, p, a, x), dot(bf16_dot, q, b, x), dot(bf16_dot, r, c, x), dot(bf16_dot, s, d, x)]
 }

@@ -5,16 +5,16 @@ use std::ops::Range;
 use fearless_simd::{Level, Simd, prelude::*};
 
 #[cfg(target_arch = "x86_64")]
-use super::pairs;
+use super::pairs::{self, Bf16Dot};
 use super::{
-    float::{self, AHEAD, Chain, PairCodes, with_codes},
+    float::{self, Chain, PairCodes, with_codes},
     inputs::{Inputs, Step, Tile},
-    int::{self, Baseline, ByteCodes, Dot, Vnni},
+    int::{self, Baseline, ByteCodes, Dot, Native},
     layout::{Activation, Code, Group, Line, PANEL, PanelLayout, PanelScale},
 };
 use crate::{
     isa::dispatch,
-    stream::{Ahead, prefetch_lines},
+    prefetch::{self, Ahead},
 };
 
 /// Rows of decoded weights: 32 KiB, which stay in the first-level cache beside the inputs of a tile.
@@ -70,30 +70,36 @@ pub fn product_into(
     let per_row = layout.padded_inputs() / plan.step().n_inputs();
     assert_eq!(plan.words_per_row(), per_row, "product_into: inputs of the layout");
     assert_eq!(plan.step(), Step::of(plan.isa(), layout.activation()), "product_into: activation");
-    let floats = bytemuck::try_cast_slice::<u8, f32>(panel);
-    assert!(floats.is_ok(), "product_into: panels start on a line");
+    let on_a_line = bytemuck::try_cast_slice::<u8, f32>(panel).is_ok();
+    assert!(on_a_line, "product_into: panels start on a line");
     if sums.is_empty() {
         return;
     }
     sums.fill([0.0; PANEL]);
     let job = Job { layout, panel, inputs, tiles, scratch, sums };
-    match plan.isa().token() {
+    let isa = plan.isa();
+    match plan.step() {
         #[cfg(target_arch = "x86_64")]
-        Level::Avx512(token) if plan.step() == Step::Pair => {
-            // SAFETY: `Step::Pair` is planned where `Isa::has_bf16_dot` was found true, and the token shows the others.
+        Step::Pair => {
+            let token =
+                Bf16Dot::of(isa).expect("pairs are planned where the CPU has the instruction");
+            // SAFETY: the token shows that the CPU has the features.
             unsafe { x86::run_pairs(token, job) }
         }
-        #[cfg(target_arch = "x86_64")]
-        Level::Avx2(token) if plan.step() == Step::Quad && plan.isa().has_vnni() => {
-            // SAFETY: `has_vnni` says at this level that the CPU has AVX-VNNI, and the token shows the others.
-            unsafe { x86::run_vnni(token, job) }
-        }
-        #[cfg(target_arch = "aarch64")]
-        Level::Neon(token) if plan.step() == Step::Quad && plan.isa().has_dotprod() => {
-            // SAFETY: `has_dotprod` says that the CPU has the extension.
-            unsafe { neon::run_dotprod(token, job) }
-        }
-        token => dispatch!(token, simd => run::<_, Baseline>(simd, job)),
+        Step::Quad => match (isa.token(), Native::of(isa)) {
+            #[cfg(target_arch = "x86_64")]
+            (Level::Avx2(token), Some(native)) => {
+                // SAFETY: the tokens show that the CPU has the features.
+                unsafe { x86::run_vnni(token, native, job) }
+            }
+            #[cfg(target_arch = "aarch64")]
+            (Level::Neon(token), Some(native)) => {
+                // SAFETY: as above.
+                unsafe { neon::run_dotprod(token, native, job) }
+            }
+            (token, _) => dispatch!(token, simd => quads(simd, Baseline, job)),
+        },
+        _ => dispatch!(isa.token(), simd => floats(simd, job)),
     }
 }
 
@@ -106,24 +112,32 @@ struct Job<'a> {
     sums: &'a mut [[f32; PANEL]],
 }
 
-#[inline(always)]
-fn run<S: Simd, D: Dot>(simd: S, job: Job<'_>) {
-    match (S::f32s::LEN, job.inputs.plan.step()) {
-        (_, Step::Quad) => quads::<S, D>(simd, job),
-        (16, _) => floats::<S, 4>(simd, job),
-        (8, _) => floats::<S, 8>(simd, job),
-        _ => floats::<S, 16>(simd, job),
-    }
+/// Whether the sums of a group are scaled, and not its weights.
+fn scales_sums(layout: &PanelLayout) -> bool {
+    layout.activation() == Activation::Bf16 && layout.scale() != PanelScale::Absent
 }
 
-/// Whether the sums of a group are scaled, and not its weights.
-pub(super) fn scales_sums(layout: &PanelLayout) -> bool {
-    layout.activation() == Activation::Bf16 && layout.scale() != PanelScale::Absent
+/// Runs `add` on the sums of a row: those of the product, or of a group, which are then scaled and added.
+#[inline(always)]
+pub(super) fn for_group<S: Simd>(
+    simd: S,
+    layout: &PanelLayout,
+    group: &Group<'_>,
+    sums: &mut [f32; PANEL],
+    add: impl FnOnce(&mut [f32; PANEL]),
+) {
+    if scales_sums(layout) {
+        let mut of_group = [0.0; PANEL];
+        add(&mut of_group);
+        add_scaled(simd, &of_group, &group.scales(layout), sums);
+    } else {
+        add(sums);
+    }
 }
 
 /// `sums = of_group · scales + sums`.
 #[inline(always)]
-pub(super) fn add_scaled<S: Simd>(
+fn add_scaled<S: Simd>(
     simd: S,
     of_group: &[f32; PANEL],
     scales: &[f32; PANEL],
@@ -204,7 +218,17 @@ macro_rules! with_rows {
 }
 
 #[inline(always)]
-fn floats<S: Simd, const N: usize>(simd: S, job: Job<'_>) {
+fn floats<S: Simd>(simd: S, job: Job<'_>) {
+    match S::f32s::LEN {
+        16 => floats_of::<S, 4>(simd, job),
+        8 => floats_of::<S, 8>(simd, job),
+        _ => floats_of::<S, 16>(simd, job),
+    }
+}
+
+/// `N` is the number of vectors of a panel.
+#[inline(always)]
+fn floats_of<S: Simd, const N: usize>(simd: S, job: Job<'_>) {
     if job.sums.len() != 1 {
         return tiles::<S, N>(simd, job);
     }
@@ -221,18 +245,18 @@ fn one_row<S: Simd, C: PairCodes, M: Chain, const N: usize>(simd: S, job: Job<'_
         let pairs = codes.zip(x).map(
             #[inline(always)]
             |(pair, x)| {
-                prefetch_lines(pair, AHEAD);
+                prefetch::lines(pair, C::AHEAD);
                 (pair, *x)
             },
         );
-        let mut of_group = [0.0; PANEL];
-        let sums = &mut job.sums[0];
-        if scales_sums(layout) {
-            float::one_row::<S, C, M, N>(simd, pairs, &scales, &mut of_group);
-            add_scaled(simd, &of_group, &scales, sums);
-        } else {
-            float::one_row::<S, C, M, N>(simd, pairs, &scales, sums);
-        }
+        for_group(
+            simd,
+            layout,
+            &group,
+            &mut job.sums[0],
+            #[inline(always)]
+            |sums| float::one_row::<S, C, M, N>(simd, pairs, &scales, sums),
+        );
     }
 }
 
@@ -340,57 +364,69 @@ fn for_sums<S: Simd>(
 }
 
 #[inline(always)]
-fn quads<S: Simd, D: Dot>(simd: S, job: Job<'_>) {
+fn quads<S: Simd>(simd: S, by: impl Dot, job: Job<'_>) {
     match job.layout.code() {
-        Code::E2M1 => quads_of::<S, D, int::Nibbles<true>>(simd, job),
-        Code::Int4 => quads_of::<S, D, int::Nibbles<false>>(simd, job),
-        _ => quads_of::<S, D, int::Int8>(simd, job),
+        Code::E2M1 => quads_of::<S, int::Nibbles<true>>(simd, by, job),
+        Code::Int4 => quads_of::<S, int::Nibbles<false>>(simd, by, job),
+        _ => quads_of::<S, int::Int8>(simd, by, job),
     }
 }
 
 #[inline(always)]
-fn quads_of<S: Simd, D: Dot, C: ByteCodes>(simd: S, job: Job<'_>) {
+fn quads_of<S: Simd, C: ByteCodes>(simd: S, by: impl Dot, job: Job<'_>) {
+    match (S::f32s::LEN, job.layout.scale() == PanelScale::F32Zero) {
+        (16, false) => quads_at::<S, C, false, 4>(simd, by, job),
+        (16, true) => quads_at::<S, C, true, 4>(simd, by, job),
+        (8, false) => quads_at::<S, C, false, 8>(simd, by, job),
+        (8, true) => quads_at::<S, C, true, 8>(simd, by, job),
+        (_, false) => quads_at::<S, C, false, 16>(simd, by, job),
+        (_, true) => quads_at::<S, C, true, 16>(simd, by, job),
+    }
+}
+
+/// `ZERO`: there are zero points. `N` is the number of vectors of a panel.
+#[inline(always)]
+fn quads_at<S: Simd, C: ByteCodes, const ZERO: bool, const N: usize>(
+    simd: S,
+    by: impl Dot,
+    job: Job<'_>,
+) {
     let Job { layout, panel, inputs, tiles, sums, .. } = job;
     let x = inputs.tile(tiles.start, 0, layout.padded_inputs());
-    let zero_points = layout.scale() == PanelScale::F32Zero;
-    let [first] = sums else {
-        return if zero_points {
-            int::rows::<S, D, C, true>(simd, layout, panel, x, sums);
-        } else {
-            int::rows::<S, D, C, false>(simd, layout, panel, x, sums);
-        };
-    };
-    match (S::f32s::LEN, zero_points) {
-        (16, false) => int::one_row::<S, D, C, false, 4>(simd, layout, panel, x, first),
-        (16, true) => int::one_row::<S, D, C, true, 4>(simd, layout, panel, x, first),
-        (8, false) => int::one_row::<S, D, C, false, 8>(simd, layout, panel, x, first),
-        (8, true) => int::one_row::<S, D, C, true, 8>(simd, layout, panel, x, first),
-        (_, false) => int::one_row::<S, D, C, false, 16>(simd, layout, panel, x, first),
-        (_, true) => int::one_row::<S, D, C, true, 16>(simd, layout, panel, x, first),
+    match sums {
+        [sums] => int::one_row::<S, C, ZERO, N>(simd, by, layout, panel, x, sums),
+        sums => int::rows::<S, C, ZERO, N>(simd, by, layout, panel, x, sums),
     }
 }
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
-    use fearless_simd::{Avx2, Avx512};
+    use fearless_simd::Avx2;
 
-    use super::{Code, Job, PANEL, Part, ProductScratch, Vnni, for_sums, pairs, quads};
+    use super::{
+        Code, Job, Native, PANEL, Part, ProductScratch, for_sums,
+        pairs::{self, Bf16Dot, with_bf16_dot},
+        quads,
+    };
 
-    // All features of a level are named: a function that has fewer does not inline the SIMD library's operations.
-
-    /// The level of AVX2, and AVX-VNNI.
+    /// The level of AVX2, and AVX-VNNI. All features of the level are named: a function that has fewer does not inline the SIMD library's
+    /// operations.
     #[target_feature(
         enable = "fxsr,avx2,bmi1,bmi2,cmpxchg16b,f16c,fma,lzcnt,movbe,popcnt,xsave,avxvnni"
     )]
-    pub(super) fn run_vnni(token: Avx2, job: Job<'_>) {
-        quads::<_, Vnni>(token, job);
+    pub(super) fn run_vnni(token: Avx2, native: Native, job: Job<'_>) {
+        quads(token, native, job);
     }
 
-    /// The level of AVX-512, and its instruction for pairs of BF16.
-    #[target_feature(
-        enable = "fxsr,adx,aes,avx512bitalg,avx512bw,avx512cd,avx512dq,avx512f,avx512ifma,avx512vbmi,avx512vbmi2,avx512vl,avx512vnni,avx512vpopcntdq,bmi1,bmi2,cmpxchg16b,fma,gfni,lzcnt,movbe,pclmulqdq,popcnt,rdrand,rdseed,sha,vaes,vpclmulqdq,xsave,xsavec,xsaveopt,xsaves,avx512bf16"
-    )]
-    pub(super) fn run_pairs(token: Avx512, job: Job<'_>) {
+    with_bf16_dot! {
+        /// The level of AVX-512, and its instruction for pairs of BF16.
+        pub(super) fn run_pairs(token: Bf16Dot, job: Job<'_>) {
+            pair_tiles(token, job);
+        }
+    }
+
+    #[inline(always)]
+    fn pair_tiles(token: Bf16Dot, job: Job<'_>) {
         let Job { layout, panel, inputs, tiles, scratch, sums } = job;
         let ProductScratch { weights, of_group } = scratch;
         let decoded: &mut [[u32; PANEL]] = bytemuck::cast_slice_mut(weights);
@@ -404,14 +440,18 @@ mod x86 {
             if code != Code::Bf16 && !(is_float8 && few) {
                 let weights = &mut decoded[..part.len / 2];
                 match code {
-                    Code::E4M3 => pairs::decode_into::<pairs::Float8<4>>(token, codes, weights),
-                    Code::E5M2 => pairs::decode_into::<pairs::Float8<5>>(token, codes, weights),
+                    Code::E4M3 => {
+                        pairs::decode_into::<pairs::Float8<4>>(token.level(), codes, weights);
+                    }
+                    Code::E5M2 => {
+                        pairs::decode_into::<pairs::Float8<5>>(token.level(), codes, weights);
+                    }
                     _ => pairs::decode_plain(code, codes, &part.group.offsets(layout), weights),
                 }
                 (code, codes) = (Code::Bf16, bytemuck::cast_slice(weights));
             }
             for_sums(
-                token,
+                token.level(),
                 layout,
                 &part,
                 inputs,
@@ -440,10 +480,10 @@ mod x86 {
 mod neon {
     use fearless_simd::Neon;
 
-    use super::{Job, Vnni, quads};
+    use super::{Job, Native, quads};
 
     #[target_feature(enable = "neon,dotprod")]
-    pub(super) fn run_dotprod(token: Neon, job: Job<'_>) {
-        quads::<_, Vnni>(token, job);
+    pub(super) fn run_dotprod(token: Neon, native: Native, job: Job<'_>) {
+        quads(token, native, job);
     }
 }

@@ -5,19 +5,17 @@
 //! says so. Inputs are taken in pairs, each a line or more of memory, so that the time is that of the pairs with an input
 //! that is not zero.
 
-#[cfg(target_arch = "x86_64")]
-use fearless_simd::Level;
 use fearless_simd::{Simd, prelude::*};
 
 #[cfg(target_arch = "x86_64")]
-use super::pairs;
+use super::pairs::{self, Bf16Dot};
 use super::{
     float::{self, Chain, PairCodes, with_codes},
     inputs::{Step, bf16_bits},
     layout::{Activation, Code, Group, PANEL, PanelLayout},
-    product::{add_scaled, scales_sums},
+    product::for_group,
 };
-use crate::{Isa, isa::dispatch, stream::prefetch_lines};
+use crate::{Isa, isa::dispatch, prefetch};
 
 /// Inputs that are not zeros, in pairs, as kernels of a level read them.
 #[derive(Clone, Debug, Default)]
@@ -113,14 +111,15 @@ pub fn sparse_into(
         let (own, rest) = left.split_at(of_group);
         left = rest;
         let job = Job { layout, group, first, pairs: own, sums };
-        match isa.token() {
-            #[cfg(target_arch = "x86_64")]
-            Level::Avx512(token) if Step::of(isa, layout.activation()) == Step::Pair => {
-                // SAFETY: `Step::Pair` is of levels where `Isa::has_bf16_dot` was found true, and the token shows the others.
-                unsafe { x86::run(token, job) }
-            }
-            token => dispatch!(token, simd => run(simd, job)),
+        #[cfg(target_arch = "x86_64")]
+        if layout.activation() == Activation::Bf16
+            && let Some(token) = Bf16Dot::of(isa)
+        {
+            // SAFETY: the token shows that the CPU has the features.
+            unsafe { x86::run(token, job) }
+            continue;
         }
+        dispatch!(isa.token(), simd => run(simd, job));
     }
 }
 
@@ -146,7 +145,7 @@ impl<'a> Job<'a> {
             #[inline(always)]
             move |(i, pair)| {
                 if let Some(later) = pairs.get(i + PAIRS_AHEAD) {
-                    prefetch_lines(at(later), 0);
+                    prefetch::lines(at(later), 0);
                 }
                 (at(pair), pair.words)
             },
@@ -179,45 +178,47 @@ fn floats_of<S: Simd, C: PairCodes, M: Chain, const N: usize>(simd: S, job: Job<
         #[inline(always)]
         |(codes, words)| (codes, words.map(f32::from_bits)),
     );
-    if scales_sums(job.layout) {
-        let mut of_group = [0.0; PANEL];
-        float::one_row::<S, C, M, N>(simd, pairs, &scales, &mut of_group);
-        add_scaled(simd, &of_group, &scales, job.sums);
-    } else {
-        float::one_row::<S, C, M, N>(simd, pairs, &scales, job.sums);
-    }
+    for_group(
+        simd,
+        job.layout,
+        &job.group,
+        job.sums,
+        #[inline(always)]
+        |sums| float::one_row::<S, C, M, N>(simd, pairs, &scales, sums),
+    );
 }
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
-    use fearless_simd::Avx512;
+    use super::{
+        Code, Job, for_group,
+        pairs::{self, Bf16Dot, with_bf16_dot},
+    };
 
-    use super::{Code, Job, PANEL, add_scaled, pairs, scales_sums};
-
-    /// All features of the level, and its instruction for pairs of BF16.
-    #[target_feature(
-        enable = "fxsr,adx,aes,avx512bitalg,avx512bw,avx512cd,avx512dq,avx512f,avx512ifma,avx512vbmi,avx512vbmi2,avx512vl,avx512vnni,avx512vpopcntdq,bmi1,bmi2,cmpxchg16b,fma,gfni,lzcnt,movbe,pclmulqdq,popcnt,rdrand,rdseed,sha,vaes,vpclmulqdq,xsave,xsavec,xsaveopt,xsaves,avx512bf16"
-    )]
-    pub(super) fn run(token: Avx512, job: Job<'_>) {
-        match job.layout.code() {
-            Code::E4M3 => run_of::<pairs::Float8<4>>(token, job),
-            Code::E5M2 => run_of::<pairs::Float8<5>>(token, job),
-            _ => run_of::<pairs::Stored>(token, job),
+    with_bf16_dot! {
+        /// The level of AVX-512, and its instruction for pairs of BF16.
+        pub(super) fn run(token: Bf16Dot, job: Job<'_>) {
+            match job.layout.code() {
+                Code::E4M3 => run_of::<pairs::Float8<4>>(token, job),
+                Code::E5M2 => run_of::<pairs::Float8<5>>(token, job),
+                _ => run_of::<pairs::Stored>(token, job),
+            }
         }
     }
 
     #[inline(always)]
-    fn run_of<P: pairs::Pairs>(token: Avx512, job: Job<'_>) {
+    fn run_of<P: pairs::Pairs>(token: Bf16Dot, job: Job<'_>) {
         let codes = job.codes(P::PAIR_BYTES).map(
             #[inline(always)]
             |(codes, words)| (codes, words[0]),
         );
-        if scales_sums(job.layout) {
-            let mut of_group = [0.0; PANEL];
-            pairs::one_row::<P>(token, codes, &mut of_group);
-            add_scaled(token, &of_group, &job.group.scales(job.layout), job.sums);
-        } else {
-            pairs::one_row::<P>(token, codes, job.sums);
-        }
+        for_group(
+            token.level(),
+            job.layout,
+            &job.group,
+            job.sums,
+            #[inline(always)]
+            |sums| pairs::one_row::<P>(token, codes, sums),
+        );
     }
 }

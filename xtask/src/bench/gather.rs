@@ -27,6 +27,10 @@ pub(crate) fn rows(rounds: Vec<RoundResult>, seed: &[SeedRow]) -> Result<Vec<Row
         }
         for row in round.described {
             let key = (row.row.id.clone(), row.row.shape.clone());
+            for variant in row.variants.iter().filter(|variant| !variant.ns.is_empty()) {
+                let key = (key.0.clone(), variant.name.clone(), key.1.clone());
+                samples.entry(key).or_default().extend(&variant.ns);
+            }
             match described.get(&key) {
                 Some(known) if known.row != row.row => {
                     faults.push(format!("`{}` {} differs between launches", key.0, key.1));
@@ -44,13 +48,20 @@ pub(crate) fn rows(rounds: Vec<RoundResult>, seed: &[SeedRow]) -> Result<Vec<Row
                 "`{id}` is declared a seed row, and bench/seed/rows.csv has no such id"
             ));
         }
-        let mut variants = Vec::new();
+        let (mut variants, mut ours) = (Vec::new(), Vec::new());
         for variant in row.variants {
-            match samples.remove(&(id.clone(), variant.name.clone(), shape.clone())) {
-                Some(ns) => variants.push(figures(variant.name, variant.bytes, ns)),
-                None => faults
-                    .push(format!("row `{id}` {shape} has no measurement of `{}`", variant.name)),
+            let Some(ns) = samples.remove(&(id.clone(), variant.name.clone(), shape.clone()))
+            else {
+                faults.push(format!("row `{id}` {shape} has no measurement of `{}`", variant.name));
+                continue;
+            };
+            // Whatever is timed in turn is timed with ours, which stands first.
+            let in_turn = !variant.ns.is_empty() && ns.len() == ours.len();
+            let over_ours = in_turn.then(|| median_ratio(&ns, &ours));
+            if variant.name == "ours" {
+                ours.clone_from(&ns);
             }
+            variants.push(Variant { over_ours, ..figures(variant.name, variant.bytes, ns) });
         }
         rows.push(RowResult { row: row.row, variants });
     }
@@ -109,7 +120,15 @@ fn strangers(results: &Results) -> Vec<String> {
 fn figures(name: String, bytes: u64, mut ns: Vec<f64>) -> Variant {
     ns.sort_by(f64::total_cmp);
     let rounded = |ns: f64| (ns * 1000.0).round() / 1000.0;
-    Variant { name, bytes, ns_min: rounded(ns[0]), ns_median: rounded(ns[ns.len() / 2]) }
+    let (ns_min, ns_median) = (rounded(ns[0]), rounded(ns[ns.len() / 2]));
+    Variant { name, bytes, ns_min, ns_median, over_ours: None }
+}
+
+/// The median of the ratios of samples that were taken in turn.
+fn median_ratio(numerators: &[f64], denominators: &[f64]) -> f64 {
+    let mut ratios: Vec<f64> = numerators.iter().zip(denominators).map(|(a, b)| a / b).collect();
+    ratios.sort_by(f64::total_cmp);
+    (ratios[ratios.len() / 2] * 1e4).round() / 1e4
 }
 
 #[cfg(test)]
@@ -126,7 +145,8 @@ mod tests {
             shape: row.shape.clone(),
             ns: ns.to_vec(),
         };
-        let variants = vec![DescribedVariant { name: "ours".to_owned(), bytes: 10 }];
+        let variants =
+            vec![DescribedVariant { name: "ours".to_owned(), bytes: 10, ns: Vec::new() }];
         RoundResult {
             described: vec![Described { row, variants }],
             measured: vec![measured],
@@ -144,6 +164,27 @@ mod tests {
             .unwrap();
         let ours = rows[0].variant("ours").unwrap();
         assert_eq!((ours.ns_min, ours.ns_median), (10.0, 12.0));
+    }
+
+    #[test]
+    fn what_was_timed_in_turn_is_compared_sample_by_sample_over_all_launches() {
+        let launch = |ours: &[f64], probe: &[f64]| {
+            let variant = |name: &str, ns: &[f64]| DescribedVariant {
+                name: name.to_owned(),
+                bytes: 10,
+                ns: ns.to_vec(),
+            };
+            let variants = vec![variant("ours", ours), variant("probe-read", probe)];
+            let described = vec![Described { row: row(Vec::new()).row, variants }];
+            RoundResult { described, ..RoundResult::default() }
+        };
+        // The machine is at half its rate for the second sample.
+        let rows =
+            rows(vec![launch(&[10.0, 20.0], &[9.0, 18.0]), launch(&[10.0], &[5.0])], &seed())
+                .unwrap();
+        let [ours, probe] = &rows[0].variants[..] else { panic!("two variants") };
+        assert_eq!((ours.ns_min, ours.over_ours), (10.0, None));
+        assert_eq!((probe.ns_min, probe.over_ours), (5.0, Some(0.9)));
     }
 
     #[test]

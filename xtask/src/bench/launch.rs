@@ -64,6 +64,9 @@ pub(crate) struct DescribedVariant {
     pub(crate) name: String,
     /// Bytes that one call moves.
     pub(crate) bytes: u64,
+    /// Nanoseconds of a call, sample by sample, where ours and its probe were timed in turn; criterion has no samples of these.
+    #[serde(default)]
+    pub(crate) ns: Vec<f64>,
 }
 
 impl Round {
@@ -102,6 +105,9 @@ impl Round {
         };
         let mut command = Command::new(&executable.path);
         command.arg("--bench").current_dir(&executable.folder).env("CRITERION_HOME", &self.folder);
+        if options.quick {
+            command.args(["--warm-up-time", "0.05", "--measurement-time", "0.2"]);
+        }
         for variable in [FILTER_VARIABLE, SWEEP_VARIABLE, RELEASE_VARIABLE] {
             // What the caller's shell has set would leave out rows of a run of everything.
             command.env_remove(variable);

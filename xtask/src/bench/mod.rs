@@ -24,7 +24,7 @@ use crate::{
     failure::{Failure, Outcome, read, write},
     process::{root, target_dir},
     render::render,
-    results::{Machine, Probe, Results, RowResult, SeedRow, parse_seed, slug},
+    results::{Machine, Probe, Results, RowResult, parse_seed, slug},
 };
 use build::{Executable, Profile};
 use launch::Round;
@@ -36,7 +36,7 @@ pub(crate) struct Options {
     pub(crate) package: Option<String>,
     /// Only rows whose id contains this.
     pub(crate) filter: Option<String>,
-    /// One launch instead of three, and a shorter probe.
+    /// One launch instead of three, a shorter probe, and samples of less than half the time.
     pub(crate) quick: bool,
     /// Run the peer programs as well.
     pub(crate) peers: bool,
@@ -179,18 +179,21 @@ fn measure(options: &Options) -> Outcome {
     let fixture = rounds.iter_mut().find_map(|round| round.fixture.take());
     let rows = gather::rows(rounds, &seed).map_err(Failure::new)?;
 
-    let release =
-        if options.sweep { Vec::new() } else { release_rows(options, &rows, &seed, &say)? };
-    let results = Results {
+    let mut results = Results {
         machine: machine(&probes, options.launches())?,
         probes,
         seed,
         rows,
         peers: peer_programs.merged(),
         missing_peers: peer_programs.missing,
-        release,
+        release: Vec::new(),
         fixture,
     };
+    // What took a quarter of an hour is on disk before anything else is built.
+    keep(&results)?;
+    if !options.sweep {
+        results.release = release_rows(options, &results, &say)?;
+    }
     say("done");
     publish(options, &results)
 }
@@ -215,11 +218,10 @@ fn fixture_wanted(options: &Options) -> bool {
 /// Measures the rows that say so once more, built as a user's `cargo build --release` would.
 fn release_rows(
     options: &Options,
-    rows: &[RowResult],
-    seed: &[SeedRow],
+    results: &Results,
     say: &dyn Fn(&str),
 ) -> Outcome<Vec<RowResult>> {
-    if options.quick || !rows.iter().any(|row| row.row.release_profile) {
+    if options.quick || !results.rows.iter().any(|row| row.row.release_profile) {
         return Ok(Vec::new());
     }
     say("building at the default release profile");
@@ -238,7 +240,7 @@ fn release_rows(
         }
         rounds.push(round.read()?);
     }
-    gather::rows(rounds, seed).map_err(Failure::new)
+    gather::rows(rounds, &results.seed).map_err(Failure::new)
 }
 
 fn machine(probes: &[Probe], launches: usize) -> Outcome<Machine> {
@@ -255,23 +257,32 @@ fn machine(probes: &[Probe], launches: usize) -> Outcome<Machine> {
     })
 }
 
+/// The results as they are written.
+fn json(results: &Results) -> Outcome<String> {
+    let text = serde_json::to_string_pretty(results);
+    Ok(text.map_err(|error| Failure::new(error.to_string()))? + "\n")
+}
+
+/// Writes the results where those of the latest run are, whatever becomes of them, and returns the file.
+fn keep(results: &Results) -> Outcome<PathBuf> {
+    let file = target_dir().join("squish-bench/partial.json");
+    write(&file, json(results)?)?;
+    Ok(file)
+}
+
 /// Writes the results to the repository, or prints them and says why they are not written.
 fn publish(options: &Options, results: &Results) -> Outcome {
-    let json = serde_json::to_string_pretty(results)
-        .map_err(|error| Failure::new(error.to_string()))?
-        + "\n";
     let faults = gather::faults(results);
     let mut why_not = faults.clone();
     why_not.extend(reason_not_to_publish(options, results));
     if why_not.is_empty() {
         let file =
             results_folder().join(slug(&results.machine.cpu, results.machine.cores) + ".json");
-        write(&file, json)?;
+        write(&file, json(results)?)?;
         println!("wrote {}", file.display());
         return write_tables(results);
     }
-    let file = target_dir().join("squish-bench/partial.json");
-    write(&file, json)?;
+    let file = keep(results)?;
     println!(
         "{}\nnot published:\n{}\nresults are in {}, BENCHMARKS.md is as it was",
         render(results),

@@ -3,7 +3,10 @@
 use std::fmt::Write;
 
 use super::{cell, heads, noise, number, of_limit, operation, peer_cells, peer_names, share};
-use crate::results::{Results, RowResult, Table};
+use crate::{
+    results::{Results, RowResult, Table},
+    verdict::share_of_probe,
+};
 
 /// Both tables, if there are such rows.
 pub(super) fn render(out: &mut String, results: &Results) {
@@ -34,8 +37,7 @@ pub(super) fn render(out: &mut String, results: &Results) {
     for row in &sorted {
         let Some(ours) = row.variant("ours") else { continue };
         let rate = ours.bytes as f64 / ours.ns_min;
-        let of_read =
-            row.variant("probe-read").map(|read| share(rate / (read.bytes as f64 / read.ns_min)));
+        let of_read = share_of_probe(row, "read").map(share);
         line!(
             out,
             "| `{}` | {} | {} | {} | {} | {} | {} | {} | {} |{}",
