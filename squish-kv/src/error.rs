@@ -1,0 +1,147 @@
+//! Why a call was refused.
+
+use crate::{BlockId, SequenceId};
+
+/// Why a call was refused. Nothing has changed when one is returned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    // Construction.
+    /// A size that must not be zero is.
+    #[error("`{what}` is zero")]
+    Zero {
+        /// The argument, by name.
+        what: &'static str,
+    },
+    /// More slots than ids have bits for.
+    #[error("{n_blocks} blocks of {block_size} slots are more than {max} slots")]
+    TooManySlots {
+        /// Blocks asked for.
+        n_blocks: usize,
+        /// Slots of a block.
+        block_size: usize,
+        /// The most slots of a pool.
+        max: usize,
+    },
+    /// The allocator has no room for the accounting itself.
+    #[error("no memory for the accounting of {n_blocks} blocks")]
+    Memory {
+        /// Blocks asked for.
+        n_blocks: usize,
+    },
+
+    // Blocks.
+    /// A step needs more blocks than are free. Freeing a sequence may help, and so may a smaller batch.
+    #[error("{needed} blocks are needed, {free} are free")]
+    PoolExhausted {
+        /// Blocks that the whole batch needs.
+        needed: usize,
+        /// Blocks that were free.
+        free: usize,
+    },
+    /// An id that is no block of the pool.
+    #[error("block {block} of a pool of {n_blocks}")]
+    UnknownBlock {
+        /// The id.
+        block: BlockId,
+        /// Blocks of the pool.
+        n_blocks: usize,
+    },
+    /// A block was released that nobody holds.
+    #[error("block {block} is free already")]
+    DoubleFree {
+        /// The block.
+        block: BlockId,
+    },
+    /// A block has as many references as can be counted.
+    #[error("block {block} has {} references, the most that are counted", u32::MAX)]
+    TooManyReferences {
+        /// The block.
+        block: BlockId,
+    },
+
+    // Sequences.
+    /// An id that these tables never gave out.
+    #[error("sequence {id} does not exist")]
+    UnknownSequence {
+        /// The id.
+        id: SequenceId,
+    },
+    /// The sequence was freed; its place may belong to another one by now.
+    #[error("sequence {id} was freed")]
+    StaleSequence {
+        /// The id.
+        id: SequenceId,
+    },
+    /// As many sequences as ids can name.
+    #[error("{max} sequences are the most")]
+    TooManySequences {
+        /// The most places.
+        max: usize,
+    },
+    /// The sequence would be longer than positions are counted.
+    #[error("{n_new} tokens do not fit behind {len}, {max} are the most")]
+    TooLong {
+        /// Tokens of the sequence.
+        len: usize,
+        /// Tokens to be appended.
+        n_new: usize,
+        /// The longest sequence.
+        max: usize,
+    },
+    /// A sequence was to be cut to more than it has.
+    #[error("a sequence of {len} tokens cannot be cut to {to}")]
+    Truncate {
+        /// Tokens of the sequence.
+        len: usize,
+        /// The length asked for.
+        to: usize,
+    },
+    /// A sequence with a window was to be cut to where it has given blocks back already.
+    #[error("a cut to {to} tokens needs those from {needed} on, kept are those from {kept} on")]
+    LeftWindow {
+        /// The length asked for.
+        to: usize,
+        /// The first position whose block would be needed.
+        needed: usize,
+        /// The first position whose block is there.
+        kept: usize,
+    },
+
+    // Steps.
+    /// A sequence stands in a batch twice.
+    #[error("sequence {id} is in the batch twice")]
+    DuplicateSequence {
+        /// The sequence.
+        id: SequenceId,
+    },
+    /// A step was asked about a sequence that is not in its batch.
+    #[error("sequence {id} is not in the step")]
+    NotInStep {
+        /// The sequence.
+        id: SequenceId,
+    },
+    /// Not as many token ids as the step commits for the sequence.
+    #[error("{actual} tokens were given for the {expected} of the step")]
+    TokenCount {
+        /// Tokens that the step commits.
+        expected: usize,
+        /// Tokens that were given.
+        actual: usize,
+    },
+    /// An accepted path whose nodes do not ascend, or that has one which the step does not.
+    #[error("node {node} stands at {index} of a path, expected one from {least} on of {n_new}")]
+    Path {
+        /// Where in the path.
+        index: usize,
+        /// The node there.
+        node: usize,
+        /// The least that could stand there.
+        least: usize,
+        /// Nodes of the step.
+        n_new: usize,
+    },
+}
+
+/// Shorthand for results of this crate.
+pub type Result<T> = std::result::Result<T, Error>;
