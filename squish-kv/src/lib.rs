@@ -4,13 +4,14 @@
 mod block;
 mod error;
 
+mod hash;
 mod pool;
+mod prefix;
+
+mod open_step;
 mod sequence;
 mod step;
 mod tables;
-
-mod hash;
-mod prefix;
 
 pub use block::{BlockCopy, BlockId, NULL_BLOCK, Slot, SlotMove};
 pub use error::{Error, Result};

@@ -22,10 +22,10 @@ use crate::{
     block::{BlockId, MAX_SLOTS, NULL_BLOCK},
     error::{Error, Result},
     hash::{BlockHash, PrefixKey},
+    open_step::OpenStep,
     pool::{BlockPool, Reuse},
     prefix::{CachedBlock, PrefixIndex},
     sequence::{NO_ENTRY, Sequence, SequenceId, Sequences},
-    step::OpenStep,
 };
 
 /// Which tokens a sequence keeps.

@@ -141,6 +141,61 @@ fn a_window_needs_only_the_blocks_that_the_next_token_reads() {
 }
 
 #[test]
+fn a_cut_keeps_the_chain_of_a_window_that_has_lost_the_block_before() {
+    let key = key();
+    // From six tokens the block of the cut is the last one, from eight it is full and cached, from nine it is behind the window's first.
+    for (n, is_kept) in [(6, true), (8, true), (9, false)] {
+        let mut tables = BlockTables::new(8, 4).unwrap();
+        let (id, _) = tables.create_with_prefix(&key, &[], window(2)).unwrap();
+        append(&mut tables, id, &PROMPT[..n]);
+        assert_eq!(tables.table(id).unwrap()[0], NULL_BLOCK);
+        assert_eq!(tables.truncate(id, 5).is_ok(), is_kept);
+        if is_kept {
+            append(&mut tables, id, &[16, 17, 18]);
+            let tokens = [1, 2, 3, 4, 5, 16, 17, 18, 19];
+            assert_eq!(tables.cached_len(&key, &tokens, window(2)), 8, "{n}");
+        }
+    }
+}
+
+#[test]
+fn layers_of_two_kinds_agree_on_a_hit_by_looking_in_turn() {
+    let scope =
+        |layer_group| Scope { model: b"model", adapter: None, layer_group, salt: Salt::Shared };
+    let groups = [(scope(0).key(), Retention::All), (scope(1).key(), window(3))];
+    let mut tables = BlockTables::new(16, 2).unwrap();
+    // The layers with full attention have six tokens, those with the window the first four and the last two of eight.
+    for ((key, retention), lens) in groups.iter().zip([&[6][..], &[4, 8]]) {
+        let (id, _) = tables.create_with_prefix(key, &[], *retention).unwrap();
+        let mut len = 0;
+        for &to in lens {
+            append(&mut tables, id, &PROMPT[len..to]);
+            len = to;
+            press(&mut tables);
+        }
+        if lens.len() == 2 {
+            assert_eq!(tables.table(id).unwrap()[..3], [NULL_BLOCK; 3]);
+            // Somebody else still holds the second block.
+            let (other, _) = tables.create_with_prefix(key, &[], *retention).unwrap();
+            append(&mut tables, other, &PROMPT[..4]);
+        }
+    }
+    let hits = groups.map(|(key, retention)| tables.cached_len(&key, &PROMPT, retention));
+    assert_eq!(hits, [6, 8]);
+    let mut agreed = PROMPT.len() - 1;
+    loop {
+        let before = agreed;
+        for (key, retention) in &groups {
+            agreed = tables.cached_len(key, &PROMPT[..=agreed], *retention);
+        }
+        if agreed == before {
+            break;
+        }
+    }
+    assert_eq!(agreed, 4);
+}
+
+#[test]
 fn looking_changes_nothing() {
     let mut tables = BlockTables::new(6, 2).unwrap();
     let id = prompt(&mut tables, &PROMPT);

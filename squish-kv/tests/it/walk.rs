@@ -406,7 +406,19 @@ impl World {
             }
         }
 
-        // What can be found.
+        // Blocks full of known tokens can be found by what they hold and what is before them.
+        for model in &self.live {
+            let Some(key) = model.key else { continue };
+            let mut hash = self.keys[key].root();
+            let known = model.tokens[..model.n_known].chunks_exact(bs);
+            for (tokens, &block) in known.zip(tables.table(model.id).unwrap()) {
+                hash = BlockHash::of(&hash, tokens);
+                let found = tables.cached_block(block).map(|cached| cached.hash);
+                assert_eq!(found, Some(hash).filter(|_| block != NULL_BLOCK), "{model:?}");
+            }
+        }
+
+        // What can be found is what its hash says, and is what it was.
         let mut n_cached = 0;
         for block in 0..pool.n_blocks() {
             let Some(cached) = tables.cached_block(block as BlockId) else { continue };
