@@ -149,6 +149,8 @@ impl BlockTables {
             sequence.entry = NO_ENTRY;
             let old_len = sequence.len;
             sequence.len += entry.n_new;
+            // What the step has taken, or written to in place.
+            sequence.owns_last |= entry.n_new > 0 || entry.copied != NULL_BLOCK;
             let is_known = entry.is_recorded && sequence.n_known == old_len;
             if is_known {
                 sequence.n_known = sequence.len;

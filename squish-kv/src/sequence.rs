@@ -43,6 +43,8 @@ pub(crate) struct Sequence {
     pub(crate) len: u32,
     /// Slots of the blocks that hold committed tokens, less those tokens: the rest of the last block.
     pub(crate) room: u32,
+    /// Whether the last block, if it has room, is known to be seen by nobody else. Only a fork can change that.
+    pub(crate) owns_last: bool,
     /// Leading blocks that were given back.
     pub(crate) n_null: u32,
     /// Positions before the next one that it still reads; `u32::MAX` without a window.
@@ -63,6 +65,7 @@ impl Sequence {
             table: Vec::new(),
             len: 0,
             room: 0,
+            owns_last: false,
             n_null: 0,
             reach: u32::MAX,
             entry: NO_ENTRY,
@@ -170,12 +173,12 @@ impl Sequences {
     }
 
     /// Two sequences at different places.
-    pub(crate) fn pair_mut(&mut self, first: usize, second: usize) -> (&Sequence, &mut Sequence) {
+    pub(crate) fn pair_mut(&mut self, first: usize, second: usize) -> [&mut Sequence; 2] {
         let [first, second] = self
             .places
             .get_disjoint_mut([first, second])
             .expect("a new sequence has a place of its own");
-        (&first.sequence, &mut second.sequence)
+        [&mut first.sequence, &mut second.sequence]
     }
 }
 

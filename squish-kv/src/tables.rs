@@ -147,6 +147,7 @@ impl BlockTables {
             table,
             len: n_cached as u32,
             room: 0,
+            owns_last: false,
             n_null: n_null as u32,
             reach,
             entry: NO_ENTRY,
@@ -173,7 +174,8 @@ impl BlockTables {
         let parent = self.sequences.find(id)?;
         let child_id = self.sequences.create()?;
         let child = self.sequences.find(child_id)?;
-        let (parent, child) = self.sequences.pair_mut(parent, child);
+        let [parent, child] = self.sequences.pair_mut(parent, child);
+        parent.owns_last = false;
         let mut table = std::mem::take(&mut child.table);
         table.extend_from_slice(&parent.table);
         *child = Sequence { table, ..*parent };
@@ -211,6 +213,7 @@ impl BlockTables {
         }
         sequence.len = len as u32;
         sequence.room = (n_blocks * block_size - len) as u32;
+        sequence.owns_last = false;
         sequence.n_null = n_null as u32;
         Ok(())
     }
@@ -307,7 +310,9 @@ impl BlockTables {
                 || self.index.contains(block)
                 || self.open.has_copied(block, self.block_size - sequence.room)
         };
-        sequence.room > 0 && sequence.table.last().is_some_and(is_seen)
+        let last = sequence.table.last();
+        debug_assert!(sequence.room == 0 || !sequence.owns_last || !last.is_some_and(is_seen));
+        sequence.room > 0 && !sequence.owns_last && last.is_some_and(is_seen)
     }
 
     /// The longest hit of a prompt; `visit` gets what is found for each block that was looked for.
