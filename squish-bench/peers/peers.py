@@ -226,6 +226,43 @@ def norms():
             yield row, shape, "torch", "rms_norm(add(x, r, out=h), w)", added
 
 
+def rotary():
+    """Rotation of heads by tables of cosines and sines made before."""
+    if torch is None:
+        return
+    seq_len, n_heads, d = 512, 4, 64
+    x = np.random.default_rng(7).standard_normal((seq_len, n_heads, d), dtype=np.float32)
+    base = 10000.0 * 4 ** (d / (d - 2))
+    angles = np.arange(seq_len)[:, None] * base ** (-np.arange(0, d, 2) / d)
+    wide, (a, b) = x.astype(np.float64), (slice(None, d // 2), slice(d // 2, None))
+    c, s = np.cos(angles)[:, None], np.sin(angles)[:, None]
+    want = np.concatenate([wide[..., a] * c - wide[..., b] * s, wide[..., b] * c + wide[..., a] * s], -1)
+    t = torch.from_numpy(x)
+    cos, sin = (torch.from_numpy(np.concatenate([each, each], -1).astype(np.float32)) for each in (c, s))
+    half_cos, half_sin = cos[..., a].contiguous(), sin[..., a].contiguous()
+    low, high, out = t[..., a], t[..., b], torch.empty_like(t)
+
+    def rotate_half():
+        return t * cos + torch.cat((-high, low), -1) * sin
+
+    def halves():
+        return torch.cat((low * half_cos - high * half_sin, high * half_cos + low * half_sin), -1)
+
+    def halves_into():
+        torch.mul(low, half_cos, out=out[..., a]).addcmul_(high, half_sin, value=-1)
+        torch.mul(high, half_cos, out=out[..., b]).addcmul_(low, half_sin)
+        return out
+
+    forms = [
+        ("x * cos + rotate_half(x) * sin", rotate_half),
+        ("cat((a * c - b * s, b * c + a * s))", halves),
+        ("mul(a, c, out=y0).addcmul_(b, s), mul(b, c, out=y1).addcmul_(a, s)", halves_into),
+    ]
+    for form, run in forms:
+        assert np.abs(run().numpy() - want).max() <= 1e-5
+        yield "rope/ntk_apply", "512x4x64", "torch", form, run
+
+
 def vectors():
     """Dot product."""
     rng = np.random.default_rng(4)
@@ -321,7 +358,7 @@ def main():
     parser.add_argument("--filter", default="", help="only rows whose id contains this text")
     parser.add_argument("--quick", action="store_true", help="less than half of the time")
     options = parser.parse_args()
-    for group in (fp8_codecs(), rows_of_logits(), norms(), vectors(), products(options.filter)):
+    for group in (fp8_codecs(), rows_of_logits(), norms(), rotary(), vectors(), products(options.filter)):
         fastest = {}
         for row, shape, peer, form, run in group:
             if options.filter not in row:

@@ -24,6 +24,7 @@ pub mod dot;
 pub mod exp;
 pub mod norm;
 pub mod reduce;
+pub mod rope;
 pub mod softmax;
 pub mod top_k;
 
@@ -36,6 +37,7 @@ pub use norm::{
 };
 pub use real::Real;
 pub use reduce::{abs_max, argmax, max, min, sum};
+pub use rope::{RopeLayout, rope_in_place};
 pub use softmax::{
     log_softmax_in_place, log_softmax_into, log_sum_exp, softmax_in_place, softmax_into,
 };

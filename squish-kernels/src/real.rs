@@ -6,7 +6,7 @@
 use fearless_simd::{Simd, prelude::*};
 use half::{bf16, f16, slice::HalfFloatSliceExt};
 
-use crate::{cast, rows};
+use crate::{cast, rope, rows};
 
 /// A float type that rows are stored in.
 pub trait Real:
@@ -18,6 +18,7 @@ pub trait Real:
     + sealed::Lanes
     + cast::sealed::Convert
     + rows::sealed::Rows
+    + rope::sealed::Rotate
     + 'static
 {
     /// Its value, exactly.

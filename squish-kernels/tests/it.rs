@@ -18,6 +18,8 @@ mod norm;
 mod panel;
 #[path = "it/reduce.rs"]
 mod reduce;
+#[path = "it/rope.rs"]
+mod rope;
 #[path = "it/softmax.rs"]
 mod softmax;
 #[path = "it/top_k.rs"]

@@ -1,6 +1,9 @@
 #![doc = include_str!("../README.md")]
 #![forbid(unsafe_code)]
 
+#[cfg(feature = "attn")]
+#[doc(inline)]
+pub use squish_attn as attn;
 #[cfg(feature = "checkpoint")]
 #[doc(inline)]
 pub use squish_checkpoint as checkpoint;

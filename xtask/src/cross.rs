@@ -39,7 +39,8 @@ mod tests {
         let all = arguments(&[]).join(" ");
         assert_eq!(
             all,
-            "test --package squish-kernels --package squish-checkpoint --package squish-quant"
+            "test --package squish-kernels --package squish-checkpoint --package squish-quant \
+             --package squish-attn"
         );
         assert_eq!(arguments(&["check".to_owned()]), ["check"]);
     }

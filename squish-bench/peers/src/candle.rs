@@ -1,9 +1,9 @@
-//! Softmax and RMS norm by candle, on one thread. Its operations allocate their result, as a user of candle would have it.
+//! Softmax, RMS norm and rotary embedding by candle, on one thread. Its operations allocate their result, as a user of candle would have it.
 
 use std::hint::black_box;
 
 use candle_core::{Device, Result, Tensor};
-use candle_nn::ops;
+use candle_nn::{ops, rotary_emb};
 
 use crate::timing::{Peer, normal};
 
@@ -47,5 +47,39 @@ pub(crate) fn rms_norm() -> Result<()> {
     });
     assert_close(&got, want);
     peer.time(|| drop(black_box(ops::rms_norm(black_box(&input), black_box(&alpha), EPSILON))));
+    Ok(())
+}
+
+pub(crate) fn rope() -> Result<()> {
+    let (seq_len, heads, dim) = (512, 4, 64);
+    let half = dim / 2;
+    let peer =
+        Peer { row: "rope/ntk_apply", shape: format!("{seq_len}x{heads}x{dim}"), name: NAME };
+    // Candle has heads before positions.
+    let x = normal(heads * seq_len * dim, 1.0, 6);
+    let base = 1e4 * 4_f64.powf(dim as f64 / (dim - 2) as f64);
+    let angle = |i: usize| (i / half) as f64 * base.powf(-((2 * (i % half)) as f64) / dim as f64);
+    let table = |f: fn(f64) -> f64| -> Result<Tensor> {
+        let values: Vec<f32> = (0..seq_len * half).map(|i| f(angle(i)) as f32).collect();
+        Tensor::from_slice(&values, (seq_len, half), &Device::Cpu)
+    };
+    let input = Tensor::from_slice(&x, (1, heads, seq_len, dim), &Device::Cpu)?;
+    let (cos, sin) = (table(f64::cos)?, table(f64::sin)?);
+    let got = rotary_emb::rope(&input, &cos, &sin)?.flatten_all()?.to_vec1::<f32>()?;
+    for (row, (x, got)) in x.chunks(dim).zip(got.chunks(dim)).enumerate() {
+        for i in 0..half {
+            let (s, c) = angle(row % seq_len * half + i).sin_cos();
+            let (a, b) = (f64::from(x[i]), f64::from(x[i + half]));
+            let errors =
+                [f64::from(got[i]) - (a * c - b * s), f64::from(got[i + half]) - (b * c + a * s)];
+            assert!(
+                errors.iter().all(|error| error.abs() <= 1e-5),
+                "row {row}, pair {i}: {errors:?}"
+            );
+        }
+    }
+    peer.time(|| {
+        drop(black_box(rotary_emb::rope(black_box(&input), black_box(&cos), black_box(&sin))))
+    });
     Ok(())
 }

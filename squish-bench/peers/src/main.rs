@@ -13,6 +13,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     }
     candle::softmax()?;
     candle::rms_norm()?;
+    candle::rope()?;
     rten::products()?;
     Ok(())
 }

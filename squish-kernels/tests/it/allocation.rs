@@ -1,10 +1,11 @@
 use half::bf16;
 use squish_bench::alloc::count_allocations;
 use squish_kernels::{
-    Gelu, Isa, RmsVariant, Team, abs_max, add_layer_norm_in_place, add_rms_norm_in_place,
-    add_rms_norm_into, argmax, axpy, dot, exp_in_place, exp_into, gelu_in_place, layer_norm_into,
-    log_softmax_in_place, log_sum_exp, max, min, rms_norm_in_place, rms_norm_into, scale_add,
-    silu_in_place, softmax_in_place, softmax_into, sum, top_k, top_k_scratch_len,
+    Gelu, Isa, RmsVariant, RopeLayout, Team, abs_max, add_layer_norm_in_place,
+    add_rms_norm_in_place, add_rms_norm_into, argmax, axpy, dot, exp_in_place, exp_into,
+    gelu_in_place, layer_norm_into, log_softmax_in_place, log_sum_exp, max, min, rms_norm_in_place,
+    rms_norm_into, rope_in_place, scale_add, silu_in_place, softmax_in_place, softmax_into, sum,
+    top_k, top_k_scratch_len,
 };
 
 use crate::common::numbers;
@@ -38,6 +39,8 @@ fn kernels_allocate_nothing() {
         add_rms_norm_into(&x, &mut y, &w, 1e-5, RmsVariant::GptOss, &mut out);
         layer_norm_into(&x, &w, &w, 1e-5, &mut out);
         add_layer_norm_in_place(&mut out, &mut y, &w, &w, 1e-5);
+        rope_in_place(&mut out, 37, &x[..72], 36, &[0, 1, 1, 0], RopeLayout::HalfSplit);
+        rope_in_place(&mut out, 37, &x[..72], 36, &[0, 1, 1, 0], RopeLayout::Interleaved);
         rms_norm_into(&half, &half, 1e-5, RmsVariant::Llama, &mut half_out);
     });
     assert_eq!(n, 0);

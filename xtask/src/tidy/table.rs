@@ -25,22 +25,24 @@ pub(crate) enum Unsafe {
 }
 
 /// Crates whose tests run under emulation.
-pub(crate) const NUMERIC: [&str; 3] = ["squish-kernels", "squish-checkpoint", "squish-quant"];
+pub(crate) const NUMERIC: [&str; 4] =
+    ["squish-kernels", "squish-checkpoint", "squish-quant", "squish-attn"];
 
 /// Crates whose modules all stand in STATUS.md: those with code of their own that are published.
-pub(crate) const IN_STATUS: [&str; 5] =
-    ["squish-kernels", "squish-checkpoint", "squish-quant", "squish-kv", "squish-model"];
+pub(crate) const IN_STATUS: [&str; 6] =
+    ["squish-kernels", "squish-checkpoint", "squish-quant", "squish-kv", "squish-attn", "squish-model"];
 
 const fn member(name: &'static str, floor: u8, budget: usize, unsafe_code: Unsafe) -> Member {
     Member { name, floor: Some(floor), budget: Some(budget), unsafe_code }
 }
 
 /// Every crate of the workspace. One that is not listed is a fault.
-pub(crate) const MEMBERS: [Member; 8] = [
+pub(crate) const MEMBERS: [Member; 9] = [
     member("squish-kernels", 0, 24, Unsafe::Everywhere),
     member("squish-checkpoint", 0, 24, Unsafe::File("squish-checkpoint/src/mapping.rs")),
     member("squish-quant", 1, 24, Unsafe::Nowhere),
     member("squish-kv", 1, 24, Unsafe::Nowhere),
+    member("squish-attn", 1, 30, Unsafe::Nowhere),
     member("squish-model", 3, 90, Unsafe::Nowhere),
     member("squish-llm", 4, 120, Unsafe::Nowhere),
     Member {

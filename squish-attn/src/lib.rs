@@ -1,0 +1,16 @@
+#![doc = include_str!("../README.md")]
+#![forbid(unsafe_code)]
+
+pub mod error;
+pub mod norm;
+pub mod rope;
+mod rows;
+
+pub use error::{AttnError, Result};
+pub use ndarray;
+pub use norm::{FusedRmsNorm, QkNorm};
+pub use rope::{
+    FactorSwitch, InvFreq, LengthRule, Llama3, LongRope, RopeConfig, RopeLayout, RopeMode,
+    RopeOptions, RopeScaling, RopeShift, RopeTable, Yarn,
+};
+pub use squish_kernels::RmsVariant;

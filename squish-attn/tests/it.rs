@@ -1,0 +1,17 @@
+//! Public behavior of the crate, module per module.
+
+#[path = "it/allocation.rs"]
+mod allocation;
+#[path = "it/config.rs"]
+mod config;
+#[path = "it/golden.rs"]
+mod golden;
+#[path = "it/norm.rs"]
+mod norm;
+#[path = "it/rope.rs"]
+mod rope;
+#[path = "it/walk_rope.rs"]
+mod walk_rope;
+
+#[global_allocator]
+static ALLOCATOR: squish_bench::alloc::CountingAllocator = squish_bench::alloc::CountingAllocator;
