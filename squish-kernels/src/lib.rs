@@ -1,11 +1,13 @@
 #![doc = include_str!("../README.md")]
 
+pub mod attention;
 pub mod blocks;
 mod bytes;
 pub mod cast;
 pub mod element;
 pub mod integer;
 mod isa;
+pub mod kv;
 mod lanes;
 pub mod nibble;
 mod pairs;

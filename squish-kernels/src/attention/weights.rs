@@ -1,0 +1,121 @@
+//! From the scores of a row to its weights.
+
+use fearless_simd::{Simd, prelude::*};
+
+use super::{CHAINS, Queries, TILE, Tile, sum_of_chains};
+use crate::{
+    exp::{exp_lanes, exp_normal_lanes},
+    kv::KvElement,
+};
+
+/// Turns the scores of `row` into weights, updates its largest score and sum, and returns what its values so far are multiplied by.
+///
+/// A NaN among the scores makes the sum NaN, and so the result; a score of negative infinity has the weight 0.
+#[inline(always)]
+pub(super) fn weigh<S: Simd, E: KvElement, const N: usize>(
+    simd: S,
+    tile: &Tile<'_, E>,
+    queries: &Queries<'_>,
+    row: usize,
+    scores: &mut [f32; TILE],
+    max: &mut f32,
+    sum: &mut f32,
+) -> f32 {
+    let visible = queries.visible[row];
+    if visible == 0 {
+        return 1.0;
+    }
+    let used = visible.next_multiple_of(CHAINS);
+    let scores = &mut scores[..used];
+    adjust(simd, tile, queries, row, scores);
+    scores[visible..].fill(f32::NEG_INFINITY);
+
+    let new_max = largest(simd, scores).max(*max);
+    let lanes = S::f32s::LEN;
+    let splat = |x: f32| S::f32s::splat(simd, x);
+    let mut chains = [splat(0.0); N];
+    for (i, weights) in scores.chunks_exact_mut(lanes).enumerate() {
+        let s = S::f32s::from_slice(simd, weights);
+        let p = if new_max == f32::NEG_INFINITY {
+            // All scores are negative infinity, or NaN, which no comparison finds.
+            s.simd_eq(splat(f32::NEG_INFINITY)).select(splat(0.0), splat(f32::NAN))
+        } else {
+            exp_normal_lanes(simd, s - splat(new_max))
+        };
+        chains[i % N] += p;
+        let scaled = match tile.value_scales {
+            Some(scales) => p * S::f32s::from_slice(simd, &scales[i * lanes..(i + 1) * lanes]),
+            None => p,
+        };
+        scaled.store_slice(weights);
+    }
+    // Nothing came before, or nothing larger: exactly one.
+    let factor = if *max == new_max || *max == f32::NEG_INFINITY {
+        1.0
+    } else {
+        exp_normal_lanes(simd, splat(*max - new_max)).as_slice()[0]
+    };
+    *sum = *sum * factor + sum_of_chains::<S, N>(chains);
+    *max = new_max;
+    factor
+}
+
+/// Scales, cap and ALiBi.
+#[inline(always)]
+fn adjust<S: Simd, E: KvElement>(
+    simd: S,
+    tile: &Tile<'_, E>,
+    queries: &Queries<'_>,
+    row: usize,
+    scores: &mut [f32],
+) {
+    let lanes = S::f32s::LEN;
+    let splat = |x: f32| S::f32s::splat(simd, x);
+    if let Some(scales) = tile.key_scales {
+        for (scores, scales) in scores.chunks_exact_mut(lanes).zip(scales.chunks_exact(lanes)) {
+            let s = S::f32s::from_slice(simd, scores) * S::f32s::from_slice(simd, scales);
+            s.store_slice(scores);
+        }
+    }
+    if let Some(cap) = queries.softcap {
+        for scores in scores.chunks_exact_mut(lanes) {
+            let s = S::f32s::from_slice(simd, scores);
+            (splat(cap) * tanh_lanes(simd, s / splat(cap))).store_slice(scores);
+        }
+    }
+    if let Some(alibi) = queries.alibi {
+        let (slope, own) = (splat(alibi[row].slope), splat(alibi[row].position));
+        for (scores, at) in scores.chunks_exact_mut(lanes).zip(tile.positions.chunks_exact(lanes)) {
+            let s = S::f32s::from_slice(simd, scores);
+            (S::f32s::from_slice(simd, at) - own).mul_add(slope, s).store_slice(scores);
+        }
+    }
+}
+
+/// The largest score that is not NaN, negative infinity if there is none.
+#[inline(always)]
+fn largest<S: Simd>(simd: S, scores: &[f32]) -> f32 {
+    let mut most = S::f32s::splat(simd, f32::NEG_INFINITY);
+    for scores in scores.chunks_exact(S::f32s::LEN) {
+        let s = S::f32s::from_slice(simd, scores);
+        most = s.simd_gt(most).select(s, most);
+    }
+    most.as_slice().iter().fold(f32::NEG_INFINITY, |most, &s| if s > most { s } else { most })
+}
+
+/// The hyperbolic tangent: near zero `u + u³ · p(u²)`, whose relative error is 2e-7 up to 0.625; else by `e^(2 |u|)`.
+#[inline(always)]
+fn tanh_lanes<S: Simd>(simd: S, u: S::f32s) -> S::f32s {
+    let splat = |x: f32| S::f32s::splat(simd, x);
+    let square = u * u;
+    let p = splat(-5.704_988_7e-3);
+    let p = p.mul_add(square, splat(2.063_908_8e-2));
+    let p = p.mul_add(square, splat(-5.373_971_5e-2));
+    let p = p.mul_add(square, splat(0.133_314_42));
+    let p = p.mul_add(square, splat(-0.333_332_82));
+    let near = (u * square).mul_add(p, u);
+    let magnitude = u.abs();
+    let far = splat(1.0) - splat(2.0) / (exp_lanes(simd, magnitude + magnitude) + splat(1.0));
+    let far = far.copysign(u);
+    magnitude.simd_lt(splat(0.625)).select(near, far)
+}

@@ -1,0 +1,274 @@
+//! How keys and values are stored.
+
+use fearless_simd::{Level, Simd, prelude::*};
+
+use super::{E4M3, E5M2, bf16, f16};
+#[cfg(target_arch = "x86_64")]
+use crate::bytes::same;
+use crate::element::Element;
+
+/// A number of a cache of keys and values: `f32`, `bf16`, `f16`, `i8`, `E4M3` or `E5M2`.
+pub trait KvElement: bytemuck::Pod + Send + Sync + sealed::Load {
+    /// Name of the type, in lower case.
+    const NAME: &'static str;
+
+    /// Its value, exactly.
+    fn to_f32(self) -> f32;
+}
+
+pub(crate) mod sealed {
+    use super::Simd;
+
+    pub trait Load: Sized {
+        /// The values of as many elements as a vector has lanes.
+        fn load<S: Simd>(simd: S, x: &[Self]) -> S::f32s;
+    }
+}
+
+impl KvElement for f32 {
+    const NAME: &'static str = "f32";
+
+    fn to_f32(self) -> f32 {
+        self
+    }
+}
+
+impl sealed::Load for f32 {
+    #[inline(always)]
+    fn load<S: Simd>(simd: S, x: &[Self]) -> S::f32s {
+        S::f32s::from_slice(simd, x)
+    }
+}
+
+impl KvElement for bf16 {
+    const NAME: &'static str = "bf16";
+
+    fn to_f32(self) -> f32 {
+        self.to_f32()
+    }
+}
+
+impl sealed::Load for bf16 {
+    #[inline(always)]
+    fn load<S: Simd>(simd: S, x: &[Self]) -> S::f32s {
+        (words(simd, bytemuck::cast_slice(x)) << 16).bitcast()
+    }
+}
+
+impl KvElement for f16 {
+    const NAME: &'static str = "f16";
+
+    fn to_f32(self) -> f32 {
+        self.to_f32()
+    }
+}
+
+impl sealed::Load for f16 {
+    #[inline(always)]
+    fn load<S: Simd>(simd: S, x: &[Self]) -> S::f32s {
+        match simd.level() {
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx512(token) => same(simd, x86::halves_512(token, bytemuck::cast_slice(x))),
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx2(token) => same(simd, x86::halves_256(token, bytemuck::cast_slice(x))),
+            _ => S::f32s::from_fn(
+                simd,
+                #[inline(always)]
+                |i| x[i].to_f32(),
+            ),
+        }
+    }
+}
+
+impl KvElement for i8 {
+    const NAME: &'static str = "int8";
+
+    fn to_f32(self) -> f32 {
+        f32::from(self)
+    }
+}
+
+impl sealed::Load for i8 {
+    #[inline(always)]
+    fn load<S: Simd>(simd: S, x: &[Self]) -> S::f32s {
+        let codes = bytes(simd, bytemuck::cast_slice(x));
+        ((codes << 24).bitcast::<S::i32s>() >> 24).to_float()
+    }
+}
+
+impl KvElement for E4M3 {
+    const NAME: &'static str = "e4m3";
+
+    fn to_f32(self) -> f32 {
+        Element::to_f32(self)
+    }
+}
+
+impl sealed::Load for E4M3 {
+    #[inline(always)]
+    fn load<S: Simd>(simd: S, x: &[Self]) -> S::f32s {
+        let codes = bytes(simd, bytemuck::cast_slice(x));
+        let magnitude = codes & 0x7f;
+        // The bias is 7, that of `f32` 127; a subnormal is its mantissa times 2^-9.
+        let normal = (magnitude << 20) + S::u32s::splat(simd, 120 << 23);
+        let is_nan = magnitude.simd_eq(S::u32s::splat(simd, 0x7f));
+        let normal = is_nan.select(S::u32s::splat(simd, 0x7ff0_0000), normal);
+        signed::<S>(codes, normal, 8, 1.0 / 512.0)
+    }
+}
+
+impl KvElement for E5M2 {
+    const NAME: &'static str = "e5m2";
+
+    fn to_f32(self) -> f32 {
+        Element::to_f32(self)
+    }
+}
+
+impl sealed::Load for E5M2 {
+    #[inline(always)]
+    fn load<S: Simd>(simd: S, x: &[Self]) -> S::f32s {
+        let codes = bytes(simd, bytemuck::cast_slice(x));
+        let magnitude = codes & 0x7f;
+        let bits = magnitude << 21;
+        // The bias is 15; a subnormal is its mantissa times 2^-16.
+        let normal = bits + S::u32s::splat(simd, 112 << 23);
+        let is_special = magnitude.simd_ge(S::u32s::splat(simd, 0x7c));
+        let normal = is_special.select(bits | S::u32s::splat(simd, 0x7f80_0000), normal);
+        signed::<S>(codes, normal, 4, 1.0 / 65536.0)
+    }
+}
+
+/// The values of 8-bit codes: the bits `normal` where the code without its sign is `n_subnormal` at least, else the code times `unit`;
+/// with the sign.
+#[inline(always)]
+fn signed<S: Simd>(codes: S::u32s, normal: S::u32s, n_subnormal: u32, unit: f32) -> S::f32s {
+    let simd = codes.token();
+    let magnitude = codes & 0x7f;
+    let small = magnitude.bitcast::<S::i32s>().to_float::<S::f32s>() * S::f32s::splat(simd, unit);
+    let is_small = magnitude.simd_lt(S::u32s::splat(simd, n_subnormal));
+    let bits = is_small.select(small.bitcast(), normal);
+    (bits | ((codes & 0x80) << 24)).bitcast()
+}
+
+/// Words in the lower halves of lanes.
+#[inline(always)]
+fn words<S: Simd>(simd: S, x: &[u16]) -> S::u32s {
+    match simd.level() {
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx512(token) => same(simd, x86::words_512(token, x)),
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx2(token) => same(simd, x86::words_256(token, x)),
+        _ => S::u32s::from_fn(
+            simd,
+            #[inline(always)]
+            |i| u32::from(x[i]),
+        ),
+    }
+}
+
+/// Bytes in the lowest quarters of lanes.
+#[inline(always)]
+fn bytes<S: Simd>(simd: S, x: &[u8]) -> S::u32s {
+    match simd.level() {
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx512(token) => same(simd, x86::bytes_512(token, x)),
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx2(token) => same(simd, x86::bytes_256(token, x)),
+        _ => S::u32s::from_fn(
+            simd,
+            #[inline(always)]
+            |i| u32::from(x[i]),
+        ),
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use core::arch::x86_64::*;
+
+    use fearless_simd::{
+        Avx2, Avx512, f32x8, f32x16, kernel, prelude::*, u8x16, u16x8, u16x16, u32x8, u32x16,
+    };
+
+    kernel!(
+        #[inline(always)]
+        pub(super) fn words_512(token: Avx512, x: &[u16]) -> u32x16<Avx512> {
+            _mm512_cvtepu16_epi32(u16x16::from_slice(token, &x[..16]).into()).simd_into(token)
+        }
+    );
+
+    kernel!(
+        #[inline(always)]
+        pub(super) fn words_256(token: Avx2, x: &[u16]) -> u32x8<Avx2> {
+            _mm256_cvtepu16_epi32(u16x8::from_slice(token, &x[..8]).into()).simd_into(token)
+        }
+    );
+
+    kernel!(
+        #[inline(always)]
+        pub(super) fn halves_512(token: Avx512, x: &[u16]) -> f32x16<Avx512> {
+            _mm512_cvtph_ps(u16x16::from_slice(token, &x[..16]).into()).simd_into(token)
+        }
+    );
+
+    kernel!(
+        #[inline(always)]
+        pub(super) fn halves_256(token: Avx2, x: &[u16]) -> f32x8<Avx2> {
+            _mm256_cvtph_ps(u16x8::from_slice(token, &x[..8]).into()).simd_into(token)
+        }
+    );
+
+    kernel!(
+        #[inline(always)]
+        pub(super) fn bytes_512(token: Avx512, x: &[u8]) -> u32x16<Avx512> {
+            _mm512_cvtepu8_epi32(u8x16::from_slice(token, &x[..16]).into()).simd_into(token)
+        }
+    );
+
+    kernel!(
+        #[inline(always)]
+        pub(super) fn bytes_256(token: Avx2, x: &[u8]) -> u32x8<Avx2> {
+            let x = i64::from_le_bytes([x[0], x[1], x[2], x[3], x[4], x[5], x[6], x[7]]);
+            _mm256_cvtepu8_epi32(_mm_cvtsi64_si128(x)).simd_into(token)
+        }
+    );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Isa, isa::dispatch};
+
+    /// Every code of a type, loaded on every level, is its value.
+    fn all_codes<E: KvElement>(codes: &[E]) {
+        for isa in Isa::available() {
+            dispatch!(isa.token(), simd => {
+                let lanes = simd_lanes(simd);
+                for codes in codes.chunks_exact(lanes) {
+                    let got = E::load(simd, codes);
+                    for (got, code) in got.as_slice().iter().zip(codes) {
+                        let want = code.to_f32();
+                        let same = got.to_bits() == want.to_bits() || got.is_nan() && want.is_nan();
+                        assert!(same, "{isa:?} {}: {got} is not {want}", E::NAME);
+                    }
+                }
+            });
+        }
+    }
+
+    fn simd_lanes<S: Simd>(_: S) -> usize {
+        S::f32s::LEN
+    }
+
+    #[test]
+    fn every_code_is_loaded_as_its_value() {
+        let bytes: Vec<u8> = (0..=255).collect();
+        all_codes::<i8>(bytemuck::cast_slice(&bytes));
+        all_codes::<E4M3>(bytemuck::cast_slice(&bytes));
+        all_codes::<E5M2>(bytemuck::cast_slice(&bytes));
+        let words: Vec<u16> = (0..=u16::MAX).collect();
+        all_codes::<bf16>(bytemuck::cast_slice(&words));
+        all_codes::<f16>(bytemuck::cast_slice(&words));
+    }
+}
