@@ -60,6 +60,38 @@ pub enum AttnError {
         /// The range.
         expected: &'static str,
     },
+    /// Heads of queries are no multiple of those of keys and values, of which there must be one.
+    #[error("{n_heads} heads of queries for {kv_heads} of keys and values")]
+    Heads {
+        /// Heads of queries.
+        n_heads: usize,
+        /// Heads of keys and values.
+        kv_heads: usize,
+    },
+    /// More query rows than tokens, where the rows are the last tokens.
+    #[error("{n_rows} query rows are the last ones of {n_tokens} tokens")]
+    Rows {
+        /// Query rows.
+        n_rows: usize,
+        /// Tokens.
+        n_tokens: usize,
+    },
+    /// A mask of other rows or tokens.
+    #[error("the mask is {actual:?}, rows and tokens are {expected:?}")]
+    Mask {
+        /// Rows and tokens.
+        expected: [usize; 2],
+        /// Those of the mask.
+        actual: [usize; 2],
+    },
+    /// A node of a tree whose parent does not come before it.
+    #[error("the parent of node {node} is {parent}")]
+    Parent {
+        /// The node.
+        node: usize,
+        /// Its parent.
+        parent: usize,
+    },
     /// There is no memory for a table.
     #[error("no memory for {bytes} bytes of `{what}`")]
     Memory {

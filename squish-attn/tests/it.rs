@@ -2,6 +2,8 @@
 
 #[path = "it/allocation.rs"]
 mod allocation;
+#[path = "it/attention.rs"]
+mod attention;
 #[path = "it/config.rs"]
 mod config;
 #[path = "it/golden.rs"]

@@ -10,6 +10,9 @@ pub use squish_checkpoint as checkpoint;
 #[cfg(feature = "kernels")]
 #[doc(inline)]
 pub use squish_kernels as kernels;
+#[cfg(feature = "kv")]
+#[doc(inline)]
+pub use squish_kv as kv;
 #[cfg(feature = "model")]
 #[doc(inline)]
 pub use squish_model as model;

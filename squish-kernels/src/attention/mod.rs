@@ -105,8 +105,6 @@ pub fn attend<E: KvElement>(
     }
     let (key_dim, value_dim) = (tile.keys[0].len(), tile.values[0].len());
     let widths = [key_dim, value_dim].map(|dim| dim.next_multiple_of(CHAINS));
-    assert!(tile.keys.iter().all(|row| row.len() == key_dim), "attend: rows of keys");
-    assert!(tile.values.iter().all(|row| row.len() == value_dim), "attend: rows of values");
     assert_eq!(queries.rows.len(), n_rows * widths[0], "attend: width of queries");
     assert_eq!(states.values.len(), n_rows * widths[1], "attend: width of states");
     let scores = &mut scores[..n_rows];

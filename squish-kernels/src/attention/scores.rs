@@ -62,7 +62,7 @@ fn block<
             tokens[t] = keys[(first + t).min(keys.len() - 1)];
         }
         for row in ahead.iter().skip(first).take(TOKENS) {
-            prefetch::lines(bytemuck::cast_slice(row), 0);
+            prefetch::lines(E::as_bytes(row), 0);
         }
         let mut sums = [[S::f32s::splat(simd, 0.0); N]; SUMS];
         for at in (0..whole).step_by(CHAINS) {
@@ -72,7 +72,7 @@ fn block<
             }
         }
         if whole < key_dim {
-            let mut tails = [[E::zeroed(); CHAINS]; TOKENS];
+            let mut tails = [[E::default(); CHAINS]; TOKENS];
             for t in 0..TOKENS {
                 tails[t][..key_dim - whole].copy_from_slice(&tokens[t][whole..]);
             }
@@ -89,9 +89,11 @@ fn block<
             }
         }
         let sums = sums_of::<S, SUMS, N>(simd, sums);
-        let n = TOKENS.min(keys.len() - first);
+        // All tokens have room, those that are not there as well: a copy of a constant length is no call.
         for r in 0..ROWS {
-            scores[r][first..first + n].copy_from_slice(&sums[r * TOKENS..r * TOKENS + n]);
+            let own: &[f32; TOKENS] = sums[r * TOKENS..].first_chunk().expect("the sums of a row");
+            let place = scores[r][first..].first_chunk_mut().expect("tiles are whole blocks");
+            *place = *own;
         }
     }
     ROWS

@@ -156,8 +156,8 @@ fn states_are_those_of_the_definition_bit_for_bit_on_every_level() {
 
 #[test]
 fn what_is_not_seen_does_not_count_even_if_it_is_not_finite() {
-    let keys = vec![vec![0.5f32; 16], vec![f32::NAN; 16], vec![f32::INFINITY; 16]];
-    let keys: Vec<&[f32]> = keys.iter().map(Vec::as_slice).collect();
+    let keys = [[0.5f32; 16], [f32::NAN; 16], [f32::INFINITY; 16]];
+    let keys = keys.each_ref().map(|row| &row[..]);
     let positions = [0.0; TILE];
     let tile = Tile {
         keys: &keys,

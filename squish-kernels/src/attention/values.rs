@@ -62,7 +62,7 @@ fn columns<S: Simd, E: KvElement, const ROWS: usize>(
     }
     if whole < value_dim {
         let n = value_dim - whole;
-        let mut ends = [[E::zeroed(); CHAINS]; TILE];
+        let mut ends = [[E::default(); CHAINS]; TILE];
         let mut rows = [&[][..]; TILE];
         for (end, values) in ends.iter_mut().zip(tile.values) {
             end[..n].copy_from_slice(&values[whole..]);
@@ -108,7 +108,7 @@ fn chains<S: Simd, E: KvElement, const ROWS: usize, const VECTORS: usize>(
     for token in tokens.clone() {
         let values = &tile.values[token][columns.clone()];
         if let Some(ahead) = tile.ahead[1].get(token) {
-            prefetch::lines(bytemuck::cast_slice(&ahead[columns.clone()]), 0);
+            prefetch::lines(E::as_bytes(&ahead[columns.clone()]), 0);
         }
         let mut loaded = [S::f32s::splat(simd, 0.0); VECTORS];
         for v in 0..VECTORS {

@@ -1,6 +1,7 @@
 //! How keys and values are stored.
 
 use fearless_simd::{Level, Simd, prelude::*};
+use half::slice::HalfFloatSliceExt;
 
 use super::{E4M3, E5M2, bf16, f16};
 #[cfg(target_arch = "x86_64")]
@@ -8,12 +9,16 @@ use crate::bytes::same;
 use crate::element::Element;
 
 /// A number of a cache of keys and values: `f32`, `bf16`, `f16`, `i8`, `E4M3` or `E5M2`.
-pub trait KvElement: bytemuck::Pod + Send + Sync + sealed::Load {
+pub trait KvElement: Copy + Default + Send + Sync + sealed::Load + 'static {
     /// Name of the type, in lower case.
     const NAME: &'static str;
 
     /// Its value, exactly.
     fn to_f32(self) -> f32;
+
+    /// As they lie in memory.
+    #[doc(hidden)]
+    fn as_bytes(x: &[Self]) -> &[u8];
 }
 
 pub(crate) mod sealed {
@@ -31,6 +36,10 @@ impl KvElement for f32 {
     fn to_f32(self) -> f32 {
         self
     }
+
+    fn as_bytes(x: &[Self]) -> &[u8] {
+        bytemuck::cast_slice(x)
+    }
 }
 
 impl sealed::Load for f32 {
@@ -46,12 +55,16 @@ impl KvElement for bf16 {
     fn to_f32(self) -> f32 {
         self.to_f32()
     }
+
+    fn as_bytes(x: &[Self]) -> &[u8] {
+        bytemuck::cast_slice(x.reinterpret_cast())
+    }
 }
 
 impl sealed::Load for bf16 {
     #[inline(always)]
     fn load<S: Simd>(simd: S, x: &[Self]) -> S::f32s {
-        (words(simd, bytemuck::cast_slice(x)) << 16).bitcast()
+        (words(simd, x.reinterpret_cast()) << 16).bitcast()
     }
 }
 
@@ -61,6 +74,10 @@ impl KvElement for f16 {
     fn to_f32(self) -> f32 {
         self.to_f32()
     }
+
+    fn as_bytes(x: &[Self]) -> &[u8] {
+        bytemuck::cast_slice(x.reinterpret_cast())
+    }
 }
 
 impl sealed::Load for f16 {
@@ -68,9 +85,9 @@ impl sealed::Load for f16 {
     fn load<S: Simd>(simd: S, x: &[Self]) -> S::f32s {
         match simd.level() {
             #[cfg(target_arch = "x86_64")]
-            Level::Avx512(token) => same(simd, x86::halves_512(token, bytemuck::cast_slice(x))),
+            Level::Avx512(token) => same(simd, x86::halves_512(token, x.reinterpret_cast())),
             #[cfg(target_arch = "x86_64")]
-            Level::Avx2(token) => same(simd, x86::halves_256(token, bytemuck::cast_slice(x))),
+            Level::Avx2(token) => same(simd, x86::halves_256(token, x.reinterpret_cast())),
             _ => S::f32s::from_fn(
                 simd,
                 #[inline(always)]
@@ -85,6 +102,10 @@ impl KvElement for i8 {
 
     fn to_f32(self) -> f32 {
         f32::from(self)
+    }
+
+    fn as_bytes(x: &[Self]) -> &[u8] {
+        bytemuck::cast_slice(x)
     }
 }
 
@@ -101,6 +122,10 @@ impl KvElement for E4M3 {
 
     fn to_f32(self) -> f32 {
         Element::to_f32(self)
+    }
+
+    fn as_bytes(x: &[Self]) -> &[u8] {
+        bytemuck::cast_slice(x)
     }
 }
 
@@ -122,6 +147,10 @@ impl KvElement for E5M2 {
 
     fn to_f32(self) -> f32 {
         Element::to_f32(self)
+    }
+
+    fn as_bytes(x: &[Self]) -> &[u8] {
+        bytemuck::cast_slice(x)
     }
 }
 
@@ -237,6 +266,8 @@ mod x86 {
 
 #[cfg(test)]
 mod tests {
+    use half::slice::HalfBitsSliceExt;
+
     use super::*;
     use crate::{Isa, isa::dispatch};
 
@@ -268,7 +299,7 @@ mod tests {
         all_codes::<E4M3>(bytemuck::cast_slice(&bytes));
         all_codes::<E5M2>(bytemuck::cast_slice(&bytes));
         let words: Vec<u16> = (0..=u16::MAX).collect();
-        all_codes::<bf16>(bytemuck::cast_slice(&words));
-        all_codes::<f16>(bytemuck::cast_slice(&words));
+        all_codes::<bf16>(words.reinterpret_cast());
+        all_codes::<f16>(words.reinterpret_cast());
     }
 }

@@ -29,8 +29,14 @@ pub(crate) const NUMERIC: [&str; 4] =
     ["squish-kernels", "squish-checkpoint", "squish-quant", "squish-attn"];
 
 /// Crates whose modules all stand in STATUS.md: those with code of their own that are published.
-pub(crate) const IN_STATUS: [&str; 6] =
-    ["squish-kernels", "squish-checkpoint", "squish-quant", "squish-kv", "squish-attn", "squish-model"];
+pub(crate) const IN_STATUS: [&str; 6] = [
+    "squish-kernels",
+    "squish-checkpoint",
+    "squish-quant",
+    "squish-kv",
+    "squish-attn",
+    "squish-model",
+];
 
 const fn member(name: &'static str, floor: u8, budget: usize, unsafe_code: Unsafe) -> Member {
     Member { name, floor: Some(floor), budget: Some(budget), unsafe_code }
