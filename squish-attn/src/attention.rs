@@ -94,8 +94,8 @@ impl Workspace {
         self.run(queries, sequences, options, out, None)
     }
 
-    /// [`attend_into`](Self::attend_into), with the natural logarithm of the sum of each row's `e^s` into `lse`, `[rows, heads]`: what
-    /// [`merge_into`](crate::merge_into) takes. Negative infinity for a row that sees nothing.
+    /// [`attend_into`](Self::attend_into), with the natural logarithm of the sum of each row's `e^s` into `lse`, `[rows, heads]`: the weight
+    /// of the result among results over other tokens. Negative infinity for a row that sees nothing.
     ///
     /// # Errors
     ///
