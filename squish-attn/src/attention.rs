@@ -14,6 +14,7 @@
 
 mod gather;
 mod mask;
+mod merge;
 mod run;
 mod state;
 
@@ -27,6 +28,7 @@ use crate::{
 };
 
 pub use mask::{BitMask, Mask};
+pub use merge::merge_in_place;
 pub use run::{SPLIT, Workspace};
 
 /// How scores become weights.
@@ -94,8 +96,8 @@ impl Workspace {
         self.run(queries, sequences, options, out, None)
     }
 
-    /// [`attend_into`](Self::attend_into), with the natural logarithm of the sum of each row's `e^s` into `lse`, `[rows, heads]`: the weight
-    /// of the result among results over other tokens. Negative infinity for a row that sees nothing.
+    /// [`attend_into`](Self::attend_into), with the natural logarithm of the sum of each row's `e^s` into `lse`, `[rows, heads]`: what
+    /// [`merge_in_place`] takes. Negative infinity for a row that sees nothing.
     ///
     /// # Errors
     ///

@@ -7,7 +7,7 @@ pub mod norm;
 pub mod rope;
 mod rows;
 
-pub use attention::{BitMask, Mask, Options, SPLIT, Sequence, Workspace};
+pub use attention::{BitMask, Mask, Options, SPLIT, Sequence, Workspace, merge_in_place};
 pub use error::{AttnError, Result};
 pub use ndarray;
 pub use norm::{FusedRmsNorm, QkNorm};

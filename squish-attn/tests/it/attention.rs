@@ -7,7 +7,7 @@ use ndarray::{Array3, ArrayView3, Axis, s};
 use proptest::prelude::*;
 use squish_attn::{
     AttnError, BitMask, KvArrays, KvElement, KvSource, Mask, Options, Rows, Run, Sequence, Team,
-    Workspace,
+    Workspace, merge_in_place,
 };
 
 /// Numbers between -1 and 1, the same each time.
@@ -624,4 +624,54 @@ fn what_is_not_finite_goes_on_to_the_result() {
         &options,
     );
     assert!(out.iter().enumerate().all(|(i, x)| x.is_infinite() == (i == 5)));
+}
+
+#[test]
+fn results_over_two_parts_merge_to_that_over_all_tokens() {
+    let cache = Cache::new(|x| x, 2, 150, [32, 16]);
+    let (source, queries) = (cache.plain(), queries(3, 4, 32));
+    let part = |tokens: std::ops::Range<usize>| {
+        let mask = BitMask::from_fn(3, 150, |row, token| row < 2 && tokens.contains(&token));
+        let sequences = [Sequence { source: &source, n_rows: 3, mask: Mask::Custom(&mask) }];
+        let mut out = Array3::zeros((3, 4, 16));
+        let mut lse = ndarray::Array2::zeros((3, 4));
+        let options = Options::default();
+        workspace(1)
+            .attend_with_lse_into(
+                queries.view(),
+                &sequences,
+                &options,
+                out.view_mut(),
+                lse.view_mut(),
+            )
+            .expect("fits");
+        (out, lse)
+    };
+    let (want, want_lse) = part(0..150);
+    for at in [1, 64, 149] {
+        for (first, second) in [(0..at, at..150), (at..150, 0..at)] {
+            let (mut out, mut lse) = part(first);
+            let (other, other_lse) = part(second);
+            merge_in_place(out.view_mut(), lse.view_mut(), other.view(), other_lse.view())
+                .expect("fits");
+            let close = |a: &f32, b: &f32| (a - b).abs() <= 2e-6 || a == b;
+            assert!(out.iter().zip(&want).all(|(a, b)| close(a, b)));
+            assert!(lse.iter().zip(&want_lse).all(|(a, b)| close(a, b)));
+        }
+    }
+    // Nothing is neutral on both sides.
+    let (nothing, nothing_lse) = part(0..0);
+    let (mut out, mut lse) = part(0..150);
+    merge_in_place(out.view_mut(), lse.view_mut(), nothing.view(), nothing_lse.view())
+        .expect("fits");
+    assert_eq!((bits(&out), bits(&lse)), (bits(&want), bits(&want_lse)));
+    let (mut out, mut lse) = (nothing, nothing_lse);
+    merge_in_place(out.view_mut(), lse.view_mut(), want.view(), want_lse.view()).expect("fits");
+    assert_eq!((bits(&out), bits(&lse)), (bits(&want), bits(&want_lse)));
+    let error =
+        merge_in_place(out.view_mut(), lse.view_mut(), want.view(), want_lse.slice(s![..2, ..]));
+    assert!(matches!(
+        error,
+        Err(AttnError::Axis { what: "other_lse", expected: 3, actual: 2, .. })
+    ));
 }
