@@ -113,10 +113,12 @@ fn check<E: KvElement>(encode: impl Fn(f32) -> E, key_dim: usize, value_dim: usi
                 let mut sums = vec![0.0; n_rows];
                 let mut out = vec![0.0; n_rows * widths[1]];
                 let mut scores = vec![[f32::NAN; TILE]; n_rows];
-                // Twice, so that there is a state to begin with.
+                // Again and again, so that there is a state to begin with; with larger scores, so that it is scaled down; with smaller ones.
                 let (mut want_m, mut want_l, mut want_o) =
                     (maxima.clone(), sums.clone(), out.clone());
-                for _ in 0..2 {
+                for times in [1.0, 1.5, 0.5] {
+                    let queries: Vec<f32> = queries.iter().map(|q| q * times).collect();
+                    let of_rows = Queries { rows: &queries, ..of_rows };
                     let mut states =
                         States { maxima: &mut maxima, sums: &mut sums, values: &mut out };
                     attend(isa, &tile, &of_rows, &mut states, &mut scores);
