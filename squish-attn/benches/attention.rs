@@ -113,7 +113,7 @@ const LLAMA_BF16: Row = Row {
     id: "attention/decode_bf16",
     operation: "attend: decode, bf16",
     work: Work::bytes(2 * LLAMA.read(), 0).with_flops(LLAMA.flops()),
-    targets: &[of_read(0.80), peers(2.0), CANDLE],
+    targets: &[of_read(0.80), peers(2.0)],
     ..LLAMA_F32
 };
 const LLAMA_INT8: Row = Row {

@@ -323,6 +323,67 @@ def products(text):
             torch.set_num_threads(1)
 
 
+def attention(text):
+    """Attention of decode steps and of a prefill, over layers that take turns where they are too large for a cache."""
+    if torch is None:
+        return
+    decode = [
+        ("flash_decode/decode_seq512", "8x512x64", 8, 8, 512, 64, torch.float32, 1),
+        ("flash_decode/decode_seq64", "8x64x64", 8, 8, 64, 64, torch.float32, 1),
+        ("gqa/attention", "8q2kv_32x64", 8, 2, 32, 64, torch.float32, 1),
+        ("sliding_window/attention", "8q2kv_128x64", 8, 2, 128, 64, torch.float32, 1),
+        ("attention/decode_f32", "32q8kv_8192x128", 32, 8, 8192, 128, torch.float32, 1),
+        ("attention/decode_bf16", "32q8kv_8192x128", 32, 8, 8192, 128, torch.bfloat16, 1),
+        ("attention/decode_bf16", "32q8kv_8192x128_t2", 32, 8, 8192, 128, torch.bfloat16, 2),
+    ]
+    for row, shape, heads, kv_heads, tokens, dim, dtype, threads in decode:
+        if text not in row or threads > PROCESSORS:
+            continue
+        generator = torch.Generator().manual_seed(9)
+        q = torch.randn(1, heads, 1, dim, generator=generator).to(dtype)
+        k = torch.randn(1, kv_heads, tokens, dim, generator=generator).to(dtype)
+        v = torch.randn(1, kv_heads, tokens, dim, generator=generator).to(dtype)
+        n_layers = 1 if k.nbytes < 16e6 else -int(-ROTATED_BYTES // (2 * k.nbytes))
+        turn = itertools.cycle([(k, v)] + [(k.clone(), v.clone()) for _ in range(n_layers - 1)])
+        folded = q.view(1, kv_heads, heads // kv_heads, dim)
+
+        def in_groups(folded=folded, turn=turn):
+            k, v = next(turn)
+            return F.scaled_dot_product_attention(folded, k, v)
+
+        def by_heads(q=q, turn=turn):
+            k, v = next(turn)
+            return F.scaled_dot_product_attention(q, k, v, enable_gqa=True)
+
+        wide_q, wide_k, wide_v = folded.double(), k.double(), v.double()
+        exact = ((wide_q @ wide_k.transpose(2, 3) / dim**0.5).softmax(3) @ wide_v).reshape(-1)
+        torch.set_num_threads(threads)
+        for form, run in [("sdpa of q in groups", in_groups), ("sdpa(enable_gqa)", by_heads)]:
+            error = (run().double().reshape(-1) - exact).abs().max().item()
+            assert error <= (1e-5 if dtype == torch.float32 else 2e-2), f"{row} {shape}: wrong by {error}"
+            yield row, shape, "torch", form, run
+        torch.set_num_threads(1)
+    row, shape = "attention/prefill_f32", "32q8kv_2048x128"
+    if text in row:
+        generator = torch.Generator().manual_seed(9)
+        q = torch.randn(1, 32, 2048, 128, generator=generator)
+        k, v = (torch.randn(1, 8, 2048, 128, generator=generator) for _ in range(2))
+        wide = [x.repeat_interleave(4, 1) for x in (k, v)]
+
+        def gqa():
+            return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
+
+        def repeated():
+            return F.scaled_dot_product_attention(q, *wide, is_causal=True)
+
+        scores = (q[0, 5].double() @ k[0, 1].double().T / 128**0.5).masked_fill(torch.ones(2048, 2048).triu(1).bool(), -torch.inf)
+        exact = scores.softmax(1) @ v[0, 1].double()
+        for form, run in [("sdpa(is_causal, enable_gqa)", gqa), ("sdpa(is_causal), heads repeated before", repeated)]:
+            error = (run()[0, 5].double() - exact).abs().max().item()
+            assert error <= 1e-5, f"{row} {shape}: wrong by {error}"
+            yield row, shape, "torch", form, run
+
+
 def time_call(run, span):
     """Times of one call in ns, from samples as long as those of the benches, whose minimum would not be comparable to that of shorter ones.
 
@@ -358,7 +419,7 @@ def main():
     parser.add_argument("--filter", default="", help="only rows whose id contains this text")
     parser.add_argument("--quick", action="store_true", help="less than half of the time")
     options = parser.parse_args()
-    for group in (fp8_codecs(), rows_of_logits(), norms(), rotary(), vectors(), products(options.filter)):
+    for group in (fp8_codecs(), rows_of_logits(), norms(), rotary(), vectors(), attention(options.filter), products(options.filter)):
         fastest = {}
         for row, shape, peer, form, run in group:
             if options.filter not in row:

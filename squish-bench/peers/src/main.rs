@@ -1,5 +1,6 @@
 //! Prints one JSON line per peer and row; see the README beside this package.
 
+mod attention;
 mod candle;
 mod fp8;
 mod rten;
@@ -14,6 +15,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     candle::softmax()?;
     candle::rms_norm()?;
     candle::rope()?;
+    attention::all()?;
     rten::products()?;
     Ok(())
 }
