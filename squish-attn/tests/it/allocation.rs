@@ -1,7 +1,9 @@
+use std::sync::Arc;
+
 use ndarray::{Array2, Array3};
 use squish_attn::{
-    FusedRmsNorm, QkNorm, RmsVariant, RopeConfig, RopeLayout, RopeMode, RopeOptions, RopeTable,
-    ndarray,
+    FusedRmsNorm, KvArrays, Mask, Options, QkNorm, RmsVariant, RopeConfig, RopeLayout, RopeMode,
+    RopeOptions, RopeTable, Sequence, Team, Workspace, ndarray,
 };
 use squish_bench::alloc::count_allocations;
 use squish_kernels::Isa;
@@ -34,4 +36,25 @@ fn a_step_allocates_nothing() {
         qk_norm.forward_in_place(q.view_mut(), k.view_mut())
     });
     assert_eq!((result, n), (Ok(()), 0));
+}
+
+#[test]
+fn attention_allocates_nothing_after_a_call_as_large() {
+    let (keys, values) = (vec![0.5_f32; 2 * 1100 * 32], vec![1.0_f32; 2 * 1100 * 32]);
+    let source = KvArrays::new([&keys, &values], 2, 1100, [32, 32]).expect("as many numbers");
+    let parents = [None, Some(0), Some(0)];
+    let batch = [
+        Sequence::causal(&source, 1),
+        Sequence::causal(&source, 40),
+        Sequence { source: &source, n_rows: 3, mask: Mask::Tree(&parents) },
+    ];
+    let queries = Array3::<f32>::ones((44, 4, 32));
+    let mut out = Array3::<f32>::zeros((44, 4, 32));
+    let mut workspace = Workspace::new(Arc::new(Team::new(1).expect("one thread")));
+    let mut attend = || {
+        let options = Options { window: Some(1090), ..Options::default() };
+        workspace.attend_into(queries.view(), &batch, &options, out.view_mut())
+    };
+    attend().expect("fits");
+    assert_eq!(count_allocations(attend), (Ok(()), 0));
 }
