@@ -144,10 +144,8 @@ fn check<S: KvSource>(
         AttnError::check_axis("out", "width", source.value_dim(), out.dim().2)?;
     }
     for (what, given) in [("sinks", options.sinks), ("alibi", options.alibi)] {
-        if let Some(given) = given
-            && given.len() != n_heads
-        {
-            return Err(AttnError::Length { what, expected: n_heads, actual: given.len() });
+        if let Some(given) = given {
+            AttnError::check_length(what, n_heads, given.len())?;
         }
     }
     Ok(())

@@ -46,22 +46,17 @@ pub fn merge_in_place(
             let values = out.index_axis_mut(Axis(0), row);
             let values = contiguous_mut(values.index_axis_move(Axis(0), head));
             let (lse, other_lse) = (&mut lse[[row, head]], other_lse[[row, head]]);
-            // Nothing to merge, and then nothing to divide, which would round.
-            if other_lse == f32::NEG_INFINITY {
-                continue;
-            }
-            if *lse == f32::NEG_INFINITY {
-                *lse = other_lse;
-                values.copy_from_slice(other);
-                continue;
-            }
-            let (mut max, mut sum) = (*lse, 1.0);
+            // A result is the state whose weights sum to one.
+            let sum_of = |lse: f32| if lse == f32::NEG_INFINITY { 0.0 } else { 1.0 };
+            let (mut max, mut sum) = (*lse, sum_of(*lse));
             let mut state = State { max: &mut max, sum: &mut sum, values };
-            state.merge(isa, other_lse, 1.0, other);
-            for value in values {
-                *value /= sum;
+            state.merge(isa, other_lse, sum_of(other_lse), other);
+            if sum != 0.0 {
+                for value in values {
+                    *value /= sum;
+                }
+                *lse = max + sum.ln();
             }
-            *lse = max + sum.ln();
         }
     }
     Ok(())

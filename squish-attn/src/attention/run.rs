@@ -351,10 +351,7 @@ impl<S: KvSource> Call<'_, S> {
             for head in unit.head * self.group..(unit.head + 1) * self.group {
                 let query = self.queries.index_axis(Axis(0), block.first_row + row);
                 let query = query.index_axis_move(Axis(0), head);
-                match query.to_slice() {
-                    Some(query) => queries.extend(query.iter().map(|x| x * self.scale)),
-                    None => queries.extend(query.iter().map(|x| x * self.scale)),
-                }
+                queries.extend(query.iter().map(|x| x * self.scale));
                 queries.resize(queries.len().next_multiple_of(CHAINS), 0.0);
                 if let Some(slopes) = self.options.alibi {
                     let position = visibility.position(row, self.first_position(block)) as f32;

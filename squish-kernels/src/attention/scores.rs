@@ -1,6 +1,8 @@
 //! The scores of rows for a tile.
 
-use fearless_simd::{Level, Simd, prelude::*};
+#[cfg(target_arch = "x86_64")]
+use fearless_simd::{Level, f32x16};
+use fearless_simd::{Simd, prelude::*};
 
 use super::{CHAINS, TILE, Tile, sum_of_chains};
 #[cfg(target_arch = "x86_64")]
@@ -88,7 +90,7 @@ fn block<
                 step::<S, E, ROWS, TOKENS, SUMS, N>(simd, &tail_rows, &ends, at, v, &mut sums);
             }
         }
-        let sums = sums_of::<S, SUMS, N>(simd, sums);
+        let sums = sums_of::<S, SUMS, N>(sums);
         // All tokens have room, those that are not there as well: a copy of a constant length is no call.
         for r in 0..ROWS {
             let own: &[f32; TOKENS] = sums[r * TOKENS..].first_chunk().expect("the sums of a row");
@@ -131,21 +133,17 @@ fn step<
 
 /// The sum of the chains of each.
 #[inline(always)]
-fn sums_of<S: Simd, const SUMS: usize, const N: usize>(
-    simd: S,
-    sums: [[S::f32s; N]; SUMS],
-) -> [f32; SUMS] {
+fn sums_of<S: Simd, const SUMS: usize, const N: usize>(sums: [[S::f32s; N]; SUMS]) -> [f32; SUMS] {
     let mut out = [0.0; SUMS];
     #[cfg(target_arch = "x86_64")]
-    if let (Level::Avx512(token), 16) = (simd.level(), SUMS) {
-        let mut all = [fearless_simd::f32x16::splat(token, 0.0); 16];
+    if let (Level::Avx512(token), 16) = (sums[0][0].token().level(), SUMS) {
+        let mut all = [f32x16::splat(token, 0.0); 16];
         for i in 0..16 {
             all[i] = same(token, sums[i][0]);
         }
         x86::sums_of_sixteen(token, all).store_slice(&mut out);
         return out;
     }
-    let _ = (simd, Level::is_fallback);
     for i in 0..SUMS {
         out[i] = sum_of_chains::<S, N>(sums[i]);
     }
