@@ -15,8 +15,10 @@
 mod gather;
 mod mask;
 mod merge;
+mod plan;
 mod run;
 mod state;
+mod unit;
 
 use ndarray::{ArrayView3, ArrayViewMut2, ArrayViewMut3, Axis};
 use squish_kernels::kv::KvSource;

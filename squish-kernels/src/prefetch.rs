@@ -16,6 +16,12 @@ pub(crate) fn lines(bytes: &[u8], ahead: usize) {
     }
 }
 
+/// Asks for the line with the byte `at` of `bytes`, in them or not.
+#[inline(always)]
+pub(crate) fn line_at(bytes: &[u8], at: usize) {
+    line::<NEAR>(bytes, at);
+}
+
 /// Asks for memory that a later call will read, a little at each step of the present one, so that loads and arithmetic overlap.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Ahead<'a> {

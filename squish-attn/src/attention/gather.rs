@@ -1,9 +1,10 @@
-//! The rows of a tile, taken from a source run by run.
+//! The rows of a tile, found in a source run by run.
 
 use std::ops::Range;
 
+use arrayvec::ArrayVec;
 use squish_kernels::{
-    attention::TILE,
+    attention::{Part, TILE, Tile},
     kv::{KvSource, Rows, Run},
 };
 
@@ -17,6 +18,7 @@ pub(super) struct Walk<'a, S: KvSource> {
     taken: usize,
     /// The run of the latest token.
     run: Option<OpenRun<'a, S::Element>>,
+    wants_positions: bool,
 }
 
 /// A run with the rows of the head.
@@ -26,23 +28,22 @@ struct OpenRun<'a, E> {
     values: Rows<'a, E>,
 }
 
-/// The rows of a tile, and what is multiplied with them.
+/// Where the rows of a tile are, and what is multiplied with them.
 pub(super) struct Gathered<'a, E> {
-    pub(super) len: usize,
-    keys: [&'a [E]; TILE],
-    values: [&'a [E]; TILE],
-    pub(super) key_scales: [f32; TILE],
-    pub(super) value_scales: [f32; TILE],
-    pub(super) has_scales: [bool; 2],
+    pub(super) n_tokens: usize,
+    pub(super) parts: ArrayVec<Part<'a, E>, TILE>,
+    key_scales: [f32; TILE],
+    value_scales: [f32; TILE],
+    has_scales: [bool; 2],
+    /// If they were wanted.
     pub(super) positions: [f32; TILE],
 }
 
 impl<'a, E> Gathered<'a, E> {
     pub(super) const fn new() -> Self {
         Self {
-            len: 0,
-            keys: [&[]; TILE],
-            values: [&[]; TILE],
+            n_tokens: 0,
+            parts: ArrayVec::new_const(),
             key_scales: [1.0; TILE],
             value_scales: [1.0; TILE],
             has_scales: [false; 2],
@@ -50,12 +51,15 @@ impl<'a, E> Gathered<'a, E> {
         }
     }
 
-    pub(super) fn keys(&self) -> &[&'a [E]] {
-        &self.keys[..self.len]
-    }
-
-    pub(super) fn values(&self) -> &[&'a [E]] {
-        &self.values[..self.len]
+    pub(super) fn tile(&self, source: &impl KvSource) -> Tile<'_, E> {
+        Tile {
+            parts: &self.parts,
+            dims: [source.key_dim(), source.value_dim()],
+            key_scales: self.has_scales[0].then_some(&self.key_scales),
+            value_scales: self.has_scales[1].then_some(&self.value_scales),
+            positions: &self.positions,
+            ahead: None,
+        }
     }
 }
 
@@ -66,6 +70,7 @@ impl<'a, S: KvSource> Walk<'a, S> {
         head: usize,
         mut ranges: &'a [Range<usize>],
         mut skipped: usize,
+        wants_positions: bool,
     ) -> Self {
         while let [first, rest @ ..] = ranges
             && skipped >= first.len()
@@ -73,18 +78,18 @@ impl<'a, S: KvSource> Walk<'a, S> {
             skipped -= first.len();
             ranges = rest;
         }
-        Self { source, head, ranges, taken: skipped, run: None }
+        Self { source, head, ranges, taken: skipped, run: None, wants_positions }
     }
 
     /// Takes the next `n` tokens, or those that are left.
     pub(super) fn next_into(&mut self, n: usize, out: &mut Gathered<'a, S::Element>) {
-        out.len = 0;
-        while out.len < n
+        out.n_tokens = 0;
+        out.parts.clear();
+        while out.n_tokens < n
             && let [range, rest @ ..] = self.ranges
         {
             let at = range.start + self.taken;
-            let n_taken = (n - out.len).min(range.end - at);
-            let n_taken = self.take(at, n_taken, out);
+            let n_taken = self.take(at, (n - out.n_tokens).min(range.end - at), out);
             self.taken += n_taken;
             if at + n_taken == range.end {
                 (self.ranges, self.taken) = (rest, 0);
@@ -107,31 +112,27 @@ impl<'a, S: KvSource> Walk<'a, S> {
         }
         let Some(OpenRun { run, keys, values }) = &self.run else { return 0 };
         let first = at - run.start;
-        let n = most.min(run.len - first);
-        let (from, to) = (out.len, out.len + n);
-        let dims = [self.source.key_dim(), self.source.value_dim()];
-        fill(&mut out.keys[from..to], *keys, first, dims[0]);
-        fill(&mut out.values[from..to], *values, first, dims[1]);
+        let n_tokens = most.min(run.len - first);
+        out.parts.push(Part {
+            keys: &keys.data[first * keys.stride..],
+            values: &values.data[first * values.stride..],
+            strides: [keys.stride, values.stride],
+            n_tokens,
+        });
+        let (from, to) = (out.n_tokens, out.n_tokens + n_tokens);
         out.has_scales = [keys.scales.is_some(), values.scales.is_some()];
         if let Some(scales) = keys.scales {
-            out.key_scales[from..to].copy_from_slice(&scales[first..first + n]);
+            out.key_scales[from..to].copy_from_slice(&scales[first..first + n_tokens]);
         }
         if let Some(scales) = values.scales {
-            out.value_scales[from..to].copy_from_slice(&scales[first..first + n]);
+            out.value_scales[from..to].copy_from_slice(&scales[first..first + n_tokens]);
         }
-        for (i, position) in out.positions[from..to].iter_mut().enumerate() {
-            *position = (run.position + first + i) as f32;
+        if self.wants_positions {
+            for (i, position) in out.positions[from..to].iter_mut().enumerate() {
+                *position = (run.position + first + i) as f32;
+            }
         }
-        out.len = to;
-        n
-    }
-}
-
-/// The rows from `first` on.
-#[inline]
-fn fill<'a, E>(out: &mut [&'a [E]], rows: Rows<'a, E>, first: usize, dim: usize) {
-    let data = &rows.data[first * rows.stride..];
-    for (out, row) in out.iter_mut().zip(data.chunks(rows.stride)) {
-        *out = &row[..dim];
+        out.n_tokens = to;
+        n_tokens
     }
 }

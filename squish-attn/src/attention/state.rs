@@ -1,6 +1,49 @@
 //! States of attention over some of the tokens, and their merging.
 
-use squish_kernels::{Isa, attention::exp_normal};
+use squish_kernels::{
+    Isa,
+    attention::{States, exp_normal, place},
+    kv::KvElement,
+};
+
+/// Room for the states of rows.
+#[derive(Debug, Default)]
+pub(super) struct StateBuffer {
+    maxima: Vec<f32>,
+    sums: Vec<f32>,
+    values: Vec<f32>,
+}
+
+impl StateBuffer {
+    /// Empty states of `n_rows` rows.
+    pub(super) fn clear(&mut self, n_rows: usize, width: usize) {
+        self.maxima.clear();
+        self.maxima.resize(n_rows, f32::NEG_INFINITY);
+        self.sums.clear();
+        self.sums.resize(n_rows, 0.0);
+        self.values.clear();
+        self.values.resize(n_rows * width, 0.0);
+    }
+
+    pub(super) fn states(&mut self) -> States<'_> {
+        let Self { maxima, sums, values } = self;
+        States { maxima, sums, values }
+    }
+
+    /// The largest score, the sum and the values of a row.
+    pub(super) fn row(&self, row: usize, width: usize) -> (f32, f32, &[f32]) {
+        (self.maxima[row], self.sums[row], &self.values[row * width..(row + 1) * width])
+    }
+}
+
+/// One of several states.
+pub(super) fn state_of<'a>(states: &'a mut States<'_>, row: usize, width: usize) -> State<'a> {
+    State {
+        max: &mut states.maxima[row],
+        sum: &mut states.sums[row],
+        values: &mut states.values[row * width..(row + 1) * width],
+    }
+}
 
 /// The state of a row: its largest score, the sum of its weights `e^(s - max)`, and its weighted values.
 #[derive(Debug)]
@@ -41,13 +84,13 @@ impl State<'_> {
     }
 
     /// The mean of the values by their weights, zeros of an empty state; and the logarithm of the sum of `e^s`.
-    pub(super) fn finish_into(&self, out: &mut [f32]) -> f32 {
+    pub(super) fn finish_into<E: KvElement>(&self, out: &mut [f32]) -> f32 {
         if *self.sum == 0.0 {
             out.fill(0.0);
             return f32::NEG_INFINITY;
         }
-        for (out, value) in out.iter_mut().zip(&*self.values) {
-            *out = value / *self.sum;
+        for (e, out) in out.iter_mut().enumerate() {
+            *out = self.values[place::<E>(e)] / *self.sum;
         }
         *self.max + self.sum.ln()
     }

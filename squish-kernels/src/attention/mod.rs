@@ -4,7 +4,7 @@
 //! [`TILE`] tokens changes it to
 //!
 //! ```text
-//! s[j] = Σ q[e] · k[j][e]                     16 chains of fused multiply-adds, element e to chain e mod 16, then their sum
+//! s[j] = Σ q[e] · k[j][e]                     16 chains of fused multiply-adds, then their sum
 //! s[j] = cap · tanh(s[j] · ks[j] / cap)       where there are scales and a cap
 //! s[j] = fma(slope, position[j] - own, s[j])  where there is ALiBi
 //! m'   = max(m, max s)
@@ -14,11 +14,17 @@
 //! ```
 //!
 //! (T. Dao: FlashAttention-2, 2023, section 3.1.) The sum of 16 chains adds chain `i` and `i + 8`, then `i` and `i + 4`, then neighbors,
-//! twice. Nothing depends on how many rows are computed together, or on where rows lie: a row's state has the same bits in every company.
+//! twice. Which chain an element `e` of a score belongs to is a matter of the type: `f32`, `f16` and `i8` have chain `e mod 16`. Of `bf16`, pairs
+//! are loaded at once, and 32 elements go to the chains `e / 2`. Of floats of eight bits, 64 elements `16 j + 8 h + 2 i + o` go to the chains
+//! `4 j + i`. Queries and states stand in the order in which elements are loaded, [`place`]: block after block of 16, 32 or 64, the first
+//! element of each chain, then the second of each, and so on.
+//!
+//! Nothing depends on how many rows are computed together, or on where rows lie: a row's state has the same bits in every company.
 //! The levels differ in `fma` alone, which rounds once, but twice at the scalar level and SSE4.2. Tokens that a row does not see are left
 //! out, and not multiplied by zero.
 
 mod scores;
+mod tile;
 mod values;
 mod weights;
 
@@ -26,27 +32,26 @@ use fearless_simd::{Simd, prelude::*};
 
 use crate::{Isa, exp::exp_normal_lanes, isa::dispatch, kv::KvElement};
 
+pub use tile::{Part, Tile};
+
 /// Most tokens of a tile.
 pub const TILE: usize = 64;
 
-/// Chains of a score and of a sum of weights: queries and states are padded with zeros to a multiple of these.
+/// Chains of a score and of a sum of weights.
 pub const CHAINS: usize = 16;
 
-/// Tokens that are attended to together.
-#[derive(Clone, Copy, Debug)]
-pub struct Tile<'a, E> {
-    /// The row of keys of each token, at most [`TILE`].
-    pub keys: &'a [&'a [E]],
-    /// The row of values of each token.
-    pub values: &'a [&'a [E]],
-    /// What the keys of each token are multiplied by.
-    pub key_scales: Option<&'a [f32; TILE]>,
-    /// What the values of each token are multiplied by.
-    pub value_scales: Option<&'a [f32; TILE]>,
-    /// Position of each token, for ALiBi.
-    pub positions: &'a [f32; TILE],
-    /// Rows of keys and values that the next call reads, to ask memory for; or none.
-    pub ahead: [&'a [&'a [E]]; 2],
+/// Width of queries and states for rows of `dim` numbers: whole blocks of one, two or four numbers a chain.
+#[must_use]
+#[inline]
+pub fn padded<E: KvElement>(dim: usize) -> usize {
+    dim.next_multiple_of(CHAINS * E::PARTS)
+}
+
+/// Where number `e` of a row stands in a query or a state.
+#[must_use]
+#[inline]
+pub fn place<E: KvElement>(e: usize) -> usize {
+    E::place(e)
 }
 
 /// ALiBi: a row's score of a token changes by `slope` times the distance of their positions.
@@ -61,7 +66,7 @@ pub struct Alibi {
 /// Query rows that attend to a tile.
 #[derive(Clone, Copy, Debug)]
 pub struct Queries<'a> {
-    /// `[rows, width]`, times the scale, where the width is that of keys, padded to a multiple of [`CHAINS`] with zeros.
+    /// `[rows, width]`, times the scale, where the width is that of keys, [`padded`] with zeros, and numbers stand in their [`place`].
     pub rows: &'a [f32],
     /// How many tokens of the tile each row sees, the first ones.
     pub visible: &'a [usize],
@@ -78,7 +83,7 @@ pub struct States<'a> {
     pub maxima: &'a mut [f32],
     /// `l` of each row: 0 before the first tile.
     pub sums: &'a mut [f32],
-    /// `o`, `[rows, width]`, where the width is that of values, padded to a multiple of [`CHAINS`]: 0 before the first tile.
+    /// `o`, `[rows, width]`, where the width is that of values, [`padded`], and numbers stand in their [`place`]: 0 before the first tile.
     pub values: &'a mut [f32],
 }
 
@@ -94,8 +99,20 @@ pub fn attend<E: KvElement>(
     states: &mut States<'_>,
     scores: &mut [[f32; TILE]],
 ) {
-    let (n_rows, n_tokens) = (queries.visible.len(), tile.keys.len());
-    assert!(n_tokens <= TILE && tile.values.len() == n_tokens, "attend: {n_tokens} tokens");
+    E::attend(isa, tile, queries, states, scores);
+}
+
+/// [`attend`], compiled for each level.
+#[inline(always)]
+pub(crate) fn on_level<E: KvElement>(
+    isa: Isa,
+    tile: &Tile<'_, E>,
+    queries: &Queries<'_>,
+    states: &mut States<'_>,
+    scores: &mut [[f32; TILE]],
+) {
+    let (n_rows, n_tokens) = (queries.visible.len(), tile.n_tokens());
+    assert!(n_tokens <= TILE && tile.is_whole(), "attend: {n_tokens} tokens");
     assert!(queries.visible.iter().all(|&n| n <= n_tokens), "attend: tokens that are visible");
     assert!(states.maxima.len() == n_rows && states.sums.len() == n_rows, "attend: states");
     assert!(queries.alibi.is_none_or(|alibi| alibi.len() == n_rows), "attend: ALiBi");
@@ -103,8 +120,7 @@ pub fn attend<E: KvElement>(
     if n_rows == 0 || n_tokens == 0 {
         return;
     }
-    let (key_dim, value_dim) = (tile.keys[0].len(), tile.values[0].len());
-    let widths = [key_dim, value_dim].map(|dim| dim.next_multiple_of(CHAINS));
+    let widths = tile.dims.map(padded::<E>);
     assert_eq!(queries.rows.len(), n_rows * widths[0], "attend: width of queries");
     assert_eq!(states.values.len(), n_rows * widths[1], "attend: width of states");
     let scores = &mut scores[..n_rows];
@@ -124,12 +140,12 @@ fn run<S: Simd, E: KvElement, const N: usize>(
     states: &mut States<'_>,
     scores: &mut [[f32; TILE]],
 ) {
-    scores::scores_into::<S, E, N>(simd, tile, queries.rows, scores);
+    scores::scores_into::<S, E, N>(simd, tile, tile.n_tokens(), queries.rows, scores);
     let mut factors = [0.0; ROWS_AT_ONCE];
     let width = states.values.len() / scores.len();
     for first in (0..scores.len()).step_by(ROWS_AT_ONCE) {
         // Memory is asked for along with the first rows.
-        let ahead = if first == 0 { tile.ahead } else { [&[][..]; 2] };
+        let ahead = if first == 0 { tile.ahead } else { None };
         let of_values = Tile { ahead, ..*tile };
         let end = scores.len().min(first + ROWS_AT_ONCE);
         for row in first..end {
@@ -143,7 +159,7 @@ fn run<S: Simd, E: KvElement, const N: usize>(
                 &mut states.sums[row],
             );
         }
-        values::add_values::<S, E>(
+        values::add_values::<S, E, N>(
             simd,
             &of_values,
             &queries.visible[first..end],

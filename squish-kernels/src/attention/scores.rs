@@ -4,36 +4,46 @@
 use fearless_simd::{Level, f32x16};
 use fearless_simd::{Simd, prelude::*};
 
-use super::{CHAINS, TILE, Tile, sum_of_chains};
+use super::{
+    CHAINS, TILE, Tile, padded, sum_of_chains,
+    tile::{Kind, fetch},
+};
 #[cfg(target_arch = "x86_64")]
 use crate::bytes::same;
-use crate::{kv::KvElement, prefetch};
+use crate::kv::{KvElement, MOST_PARTS};
 
 /// The scores of all rows for all tokens, without scales.
 #[inline(always)]
 pub(super) fn scores_into<S: Simd, E: KvElement, const N: usize>(
     simd: S,
     tile: &Tile<'_, E>,
+    n_tokens: usize,
     queries: &[f32],
     scores: &mut [[f32; TILE]],
 ) {
     let width = queries.len() / scores.len();
     let mut row = 0;
     while row < scores.len() {
-        // Memory is asked for along with the first rows.
-        let ahead = if row == 0 { tile.ahead[0] } else { &[] };
         let (queries, scores) = (&queries[row * width..], &mut scores[row..]);
+        // Memory is asked for along with the first rows.
+        let tile = Tile { ahead: tile.ahead.filter(|_| row == 0), ..*tile };
         // As many sums as registers hold: on the widest vectors sixteen, elsewhere four of several vectors.
-        row += match (scores.len(), N) {
-            (4.., 1) => block::<S, E, 4, 4, 16, N>(simd, tile.keys, ahead, queries, scores),
-            (2.., 1) => block::<S, E, 2, 8, 16, N>(simd, tile.keys, ahead, queries, scores),
-            (_, 1) => block::<S, E, 1, 16, 16, N>(simd, tile.keys, ahead, queries, scores),
-            (4.., _) => block::<S, E, 4, 1, 4, N>(simd, tile.keys, ahead, queries, scores),
-            (2.., _) => block::<S, E, 2, 2, 4, N>(simd, tile.keys, ahead, queries, scores),
-            (..) => block::<S, E, 1, 4, 4, N>(simd, tile.keys, ahead, queries, scores),
+        row += match N {
+            1 => match scores.len() {
+                4.. => block::<S, E, 4, 4, 16, N>(simd, &tile, n_tokens, queries, scores),
+                2.. => block::<S, E, 2, 8, 16, N>(simd, &tile, n_tokens, queries, scores),
+                _ => block::<S, E, 1, 16, 16, N>(simd, &tile, n_tokens, queries, scores),
+            },
+            _ => match scores.len() {
+                4.. => block::<S, E, 4, 1, 4, N>(simd, &tile, n_tokens, queries, scores),
+                _ => block::<S, E, 1, 4, 4, N>(simd, &tile, n_tokens, queries, scores),
+            },
         };
     }
 }
+
+/// Tokens whose rows are read side by side: few, so that memory is read nearly in order.
+const SIDE_BY_SIDE: usize = 4;
 
 /// Of the first `ROWS` rows, with `TOKENS` tokens at a time: `SUMS` in all. Returns the number of rows.
 #[inline(always)]
@@ -46,48 +56,62 @@ fn block<
     const N: usize,
 >(
     simd: S,
-    keys: &[&[E]],
-    ahead: &[&[E]],
+    tile: &Tile<'_, E>,
+    n_tokens: usize,
     queries: &[f32],
     scores: &mut [[f32; TILE]],
 ) -> usize {
-    let (lanes, key_dim) = (S::f32s::LEN, keys[0].len());
-    let (width, whole) = (key_dim.next_multiple_of(CHAINS), key_dim / CHAINS * CHAINS);
+    let (lanes, key_dim, width) = (S::f32s::LEN, tile.dims[0], padded::<E>(tile.dims[0]));
+    let whole = key_dim / (CHAINS * E::PARTS) * (CHAINS * E::PARTS);
     let mut rows = [&queries[..0]; ROWS];
     for r in 0..ROWS {
         rows[r] = &queries[r * width..(r + 1) * width];
     }
-    for first in (0..keys.len()).step_by(TOKENS) {
-        // The last tokens stand for those that are not there.
-        let mut tokens = [keys[0]; TOKENS];
-        for t in 0..TOKENS {
-            tokens[t] = keys[(first + t).min(keys.len() - 1)];
-        }
-        for row in ahead.iter().skip(first).take(TOKENS) {
-            prefetch::lines(E::as_bytes(row), 0);
-        }
+    let (mut keys, mut later_keys) = (tile.rows(Kind::Keys), tile.later_rows(Kind::Keys));
+    let mut tokens = [&[][..]; SIDE_BY_SIDE];
+    for first in (0..n_tokens).step_by(TOKENS) {
         let mut sums = [[S::f32s::splat(simd, 0.0); N]; SUMS];
-        for at in (0..whole).step_by(CHAINS) {
-            for v in 0..N {
-                let at = at + v * lanes..at + (v + 1) * lanes;
-                step::<S, E, ROWS, TOKENS, SUMS, N>(simd, &rows, &tokens, at, v, &mut sums);
+        for side in (0..TOKENS).step_by(SIDE_BY_SIDE) {
+            let n = TOKENS.min(SIDE_BY_SIDE);
+            for t in 0..n {
+                // The latest token stands for those that are not there.
+                tokens[t] = keys.next().unwrap_or(tokens[t.saturating_sub(1)]);
             }
-        }
-        if whole < key_dim {
-            let mut tails = [[E::default(); CHAINS]; TOKENS];
-            for t in 0..TOKENS {
-                tails[t][..key_dim - whole].copy_from_slice(&tokens[t][whole..]);
+            let mut later = [&[][..]; SIDE_BY_SIDE];
+            if let Some(later_keys) = &mut later_keys {
+                for t in 0..n {
+                    later[t] = later_keys.next();
+                }
             }
-            let (mut ends, mut tail_rows) = ([&tails[0][..]; TOKENS], rows);
-            for t in 0..TOKENS {
-                ends[t] = &tails[t];
+            let fetches = later_keys.is_some();
+            let mut tails = [[E::default(); CHAINS * MOST_PARTS]; SIDE_BY_SIDE];
+            if whole < key_dim {
+                for t in 0..n {
+                    tails[t][..key_dim - whole].copy_from_slice(&tokens[t][whole..]);
+                }
             }
-            for r in 0..ROWS {
-                tail_rows[r] = &rows[r][whole..];
+            for at in (0..width).step_by(CHAINS * E::PARTS) {
+                for t in 0..n {
+                    if fetches {
+                        fetch(later[t], at, CHAINS * E::PARTS);
+                    }
+                    let token = if at < whole { &tokens[t][at..] } else { &tails[t] };
+                    for v in 0..N {
+                        let unit = lanes * E::PARTS;
+                        let k = E::load(simd, &token[v * unit..(v + 1) * unit]);
+                        for part in 0..E::PARTS {
+                            let of_row = at + part * CHAINS + v * lanes;
+                            for r in 0..ROWS {
+                                let q = S::f32s::from_slice(simd, &rows[r][of_row..of_row + lanes]);
+                                let sum = &mut sums[r * TOKENS + side + t][v];
+                                *sum = q.mul_add(k[part], *sum);
+                            }
+                        }
+                    }
+                }
             }
-            for v in 0..N {
-                let at = v * lanes..(v + 1) * lanes;
-                step::<S, E, ROWS, TOKENS, SUMS, N>(simd, &tail_rows, &ends, at, v, &mut sums);
+            if first + side + n >= n_tokens {
+                break;
             }
         }
         let sums = sums_of::<S, SUMS, N>(sums);
@@ -99,36 +123,6 @@ fn block<
         }
     }
     ROWS
-}
-
-/// One vector of each row and token, into vector `v` of their sums.
-#[inline(always)]
-fn step<
-    S: Simd,
-    E: KvElement,
-    const ROWS: usize,
-    const TOKENS: usize,
-    const SUMS: usize,
-    const N: usize,
->(
-    simd: S,
-    rows: &[&[f32]; ROWS],
-    tokens: &[&[E]; TOKENS],
-    at: std::ops::Range<usize>,
-    v: usize,
-    sums: &mut [[S::f32s; N]; SUMS],
-) {
-    let mut q = [S::f32s::splat(simd, 0.0); ROWS];
-    for r in 0..ROWS {
-        q[r] = S::f32s::from_slice(simd, &rows[r][at.clone()]);
-    }
-    for t in 0..TOKENS {
-        let k = E::load(simd, &tokens[t][at.clone()]);
-        for r in 0..ROWS {
-            let sum = &mut sums[r * TOKENS + t][v];
-            *sum = q[r].mul_add(k, *sum);
-        }
-    }
 }
 
 /// The sum of the chains of each.

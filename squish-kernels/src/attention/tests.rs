@@ -35,6 +35,18 @@ fn sum(mut chains: [f32; CHAINS]) -> f32 {
     (chains[0] + chains[1]) + (chains[2] + chains[3])
 }
 
+/// Row of keys or values of a token.
+fn row<'a, E>(tile: &Tile<'a, E>, kind: usize, mut token: usize) -> &'a [E] {
+    for part in tile.parts {
+        if token < part.n_tokens {
+            let data = [part.keys, part.values][kind];
+            return &data[token * part.strides[kind]..][..tile.dims[kind]];
+        }
+        token -= part.n_tokens;
+    }
+    panic!("no such token")
+}
+
 /// The state `(m, l, o)` of one row after a tile, from its definition.
 fn defined<E: KvElement>(
     isa: Isa,
@@ -50,8 +62,10 @@ fn defined<E: KvElement>(
     let mut scores = Vec::new();
     for token in 0..visible {
         let mut chains = [0.0; CHAINS];
-        for (e, key) in tile.keys[token].iter().enumerate() {
-            chains[e % CHAINS] = fma(isa, query[e], key.to_f32(), chains[e % CHAINS]);
+        for (e, key) in row(tile, 0, token).iter().enumerate() {
+            let chain = place::<E>(e) % CHAINS;
+            let query = query[place::<E>(e)];
+            chains[chain] = fma(isa, query, key.to_f32(), chains[chain]);
         }
         let mut score = sum(chains);
         if let Some(scales) = tile.key_scales {
@@ -70,7 +84,8 @@ fn defined<E: KvElement>(
         let [weight] = exp_normal(isa, [score - new_max]);
         chains[token % CHAINS] += weight;
         let weight = tile.value_scales.map_or(weight, |scales| weight * scales[token]);
-        for (out, value) in out.iter_mut().zip(tile.values[token]) {
+        for (e, value) in row(tile, 1, token).iter().enumerate() {
+            let out = &mut out[place::<E>(e)];
             *out = fma(isa, value.to_f32(), weight, *out);
         }
     }
@@ -79,32 +94,42 @@ fn defined<E: KvElement>(
 
 fn check<E: KvElement>(encode: impl Fn(f32) -> E, key_dim: usize, value_dim: usize) {
     let mut numbers = Numbers((key_dim * 1000 + value_dim) as u64);
-    let widths = [key_dim, value_dim].map(|dim| dim.next_multiple_of(CHAINS));
+    let widths = [key_dim, value_dim].map(padded::<E>);
     for (n_tokens, n_rows) in [(1, 1), (5, 2), (16, 3), (33, 4), (63, 7), (64, 1), (64, 9)] {
         let encoded = |numbers: &mut Numbers, n: usize| -> Vec<E> {
             numbers.take(n).into_iter().map(&encode).collect()
         };
-        let keys = encoded(&mut numbers, n_tokens * key_dim);
-        let values = encoded(&mut numbers, n_tokens * value_dim);
-        let keys: Vec<&[E]> = keys.chunks(key_dim).collect();
-        let values: Vec<&[E]> = values.chunks(value_dim).collect();
+        // In parts of several lengths, keys close to each other and values with gaps.
+        let strides = [key_dim, value_dim + 3];
+        let keys = encoded(&mut numbers, n_tokens * strides[0]);
+        let values = encoded(&mut numbers, n_tokens * strides[1]);
+        let mut parts = Vec::new();
+        let mut first = 0;
+        while first < n_tokens {
+            let n_tokens = (7 * parts.len() + 1).min(n_tokens - first);
+            let (keys, values) = (&keys[first * strides[0]..], &values[first * strides[1]..]);
+            parts.push(Part { keys, values, strides, n_tokens });
+            first += n_tokens;
+        }
         let scales = [0; 2].map(|_| std::array::from_fn(|_| 1.0 + 0.5 * numbers.next()));
         let positions = std::array::from_fn(|i| i as f32);
         let mut queries = vec![0.0; n_rows * widths[0]];
         for query in queries.chunks_mut(widths[0]) {
-            query[..key_dim].copy_from_slice(&numbers.take(key_dim));
+            for (e, x) in numbers.take(key_dim).into_iter().enumerate() {
+                query[place::<E>(e)] = x;
+            }
         }
         let visible: Vec<usize> = (0..n_rows).map(|row| (row * 23 + 1) % (n_tokens + 1)).collect();
         let alibi: Vec<Alibi> =
             (0..n_rows).map(|row| Alibi { slope: 0.01 * row as f32, position: 64.0 }).collect();
         for with_options in [false, true] {
             let tile = Tile {
-                keys: &keys,
-                values: &values,
+                parts: &parts,
+                dims: [key_dim, value_dim],
                 key_scales: with_options.then_some(&scales[0]),
                 value_scales: with_options.then_some(&scales[1]),
                 positions: &positions,
-                ahead: [&keys, &values],
+                ahead: Some(&parts),
             };
             let alibi = with_options.then_some(&alibi[..]);
             let of_rows = Queries { rows: &queries, visible: &visible, softcap: None, alibi };
@@ -123,7 +148,7 @@ fn check<E: KvElement>(encode: impl Fn(f32) -> E, key_dim: usize, value_dim: usi
                         States { maxima: &mut maxima, sums: &mut sums, values: &mut out };
                     attend(isa, &tile, &of_rows, &mut states, &mut scores);
                     for row in 0..n_rows {
-                        let own = row * widths[1]..row * widths[1] + value_dim;
+                        let own = row * widths[1]..(row + 1) * widths[1];
                         let state = (want_m[row], want_l[row], &want_o[own.clone()]);
                         let alibi = alibi.map(|alibi| alibi[row]);
                         let query = &queries[row * widths[0]..];
@@ -159,15 +184,16 @@ fn states_are_those_of_the_definition_bit_for_bit_on_every_level() {
 #[test]
 fn what_is_not_seen_does_not_count_even_if_it_is_not_finite() {
     let keys = [[0.5f32; 16], [f32::NAN; 16], [f32::INFINITY; 16]];
-    let keys = keys.each_ref().map(|row| &row[..]);
+    let keys = keys.as_flattened();
+    let parts = [Part { keys, values: keys, strides: [16; 2], n_tokens: 3 }];
     let positions = [0.0; TILE];
     let tile = Tile {
-        keys: &keys,
-        values: &keys,
+        parts: &parts,
+        dims: [16; 2],
         key_scales: None,
         value_scales: None,
         positions: &positions,
-        ahead: [&[]; 2],
+        ahead: None,
     };
     for isa in Isa::available() {
         for (visible, is_finite) in [(1, true), (2, false), (3, false)] {
@@ -187,19 +213,18 @@ fn the_cap_is_a_hyperbolic_tangent() {
     for isa in Isa::available() {
         for i in -400..400 {
             let score = i as f32 / 20.0;
-            let mut key = [0.0; 16];
-            key[3] = score;
             // A second token of score 0 shows the first one's as the logarithm of their weights' ratio.
-            let keys: [&[f32]; 2] = [&key, &[0.0; 16]];
-            let (one, zero) = ([1.0; 16], [0.0; 16]);
-            let values: [&[f32]; 2] = [&one, &zero];
+            let (mut keys, values) = ([[0.0; 16]; 2], [[1.0; 16], [0.0; 16]]);
+            keys[0][3] = score;
+            let (keys, values) = (keys.as_flattened(), values.as_flattened());
+            let parts = [Part { keys, values, strides: [16; 2], n_tokens: 2 }];
             let tile = Tile {
-                keys: &keys,
-                values: &values,
+                parts: &parts,
+                dims: [16; 2],
                 key_scales: None,
                 value_scales: None,
                 positions: &positions,
-                ahead: [&[]; 2],
+                ahead: None,
             };
             let queries =
                 Queries { rows: &[1.0; 16], visible: &[2], softcap: Some(1.5), alibi: None };

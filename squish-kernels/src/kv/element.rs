@@ -3,10 +3,14 @@
 use fearless_simd::{Level, Simd, prelude::*};
 use half::slice::HalfFloatSliceExt;
 
-use super::{E4M3, E5M2, bf16, f16};
+use super::{E4M3, E5M2, bf16, code, f16};
 #[cfg(target_arch = "x86_64")]
 use crate::bytes::same;
-use crate::element::Element;
+use crate::{
+    Isa,
+    attention::{self, CHAINS, Queries, States, TILE, Tile},
+    element::Element,
+};
 
 /// A number of a cache of keys and values: `f32`, `bf16`, `f16`, `i8`, `E4M3` or `E5M2`.
 pub trait KvElement: Copy + Default + Send + Sync + sealed::Load + 'static {
@@ -19,15 +23,55 @@ pub trait KvElement: Copy + Default + Send + Sync + sealed::Load + 'static {
     /// As they lie in memory.
     #[doc(hidden)]
     fn as_bytes(x: &[Self]) -> &[u8];
+
+    /// Where number `e` of a row stands in a query or a state: see [`attention`](crate::attention).
+    #[doc(hidden)]
+    #[inline]
+    fn place(e: usize) -> usize {
+        let block = CHAINS * Self::PARTS;
+        let (first, e) = (e / block * block, e % block);
+        let (chain, part) = match Self::PARTS {
+            1 => (e, 0),
+            2 => (e / 2, e % 2),
+            _ => (e / 16 * 4 + e % 8 / 2, e % 16 / 8 * 2 + e % 2),
+        };
+        first + part * CHAINS + chain
+    }
 }
 
+/// Most parts of a load.
+pub(crate) const MOST_PARTS: usize = 4;
+
 pub(crate) mod sealed {
-    use super::Simd;
+    use super::{MOST_PARTS, Simd};
+    use crate::{
+        Isa,
+        attention::{Queries, States, TILE, Tile},
+    };
 
     pub trait Load: Sized {
-        /// The values of as many elements as a vector has lanes.
-        fn load<S: Simd>(simd: S, x: &[Self]) -> S::f32s;
+        /// Vectors that a load gives, a divisor of [`MOST_PARTS`]. Of narrow numbers they are not consecutive ones, but those that instructions bring
+        /// forth at once: see [`place`](super::KvElement::place).
+        const PARTS: usize;
+
+        /// The values of [`PARTS`](Self::PARTS) times as many elements as a vector has lanes; vectors beyond these mean nothing.
+        fn load<S: Simd>(simd: S, x: &[Self]) -> [S::f32s; MOST_PARTS];
+
+        /// [`attend`](crate::attention::attend), compiled here and not where it is called.
+        fn attend(
+            isa: Isa,
+            tile: &Tile<'_, Self>,
+            queries: &Queries<'_>,
+            states: &mut States<'_>,
+            scores: &mut [[f32; TILE]],
+        );
     }
+}
+
+/// The one vector of a load that gives no more.
+#[inline(always)]
+fn one<S: Simd>(x: S::f32s) -> [S::f32s; MOST_PARTS] {
+    [x; MOST_PARTS]
 }
 
 impl KvElement for f32 {
@@ -43,12 +87,23 @@ impl KvElement for f32 {
 }
 
 impl sealed::Load for f32 {
+    const PARTS: usize = 1;
+
     #[inline(always)]
-    fn load<S: Simd>(simd: S, x: &[Self]) -> S::f32s {
-        S::f32s::from_slice(simd, x)
+    fn load<S: Simd>(simd: S, x: &[Self]) -> [S::f32s; MOST_PARTS] {
+        one::<S>(S::f32s::from_slice(simd, x))
+    }
+
+    fn attend(
+        isa: Isa,
+        tile: &Tile<'_, Self>,
+        queries: &Queries<'_>,
+        states: &mut States<'_>,
+        scores: &mut [[f32; TILE]],
+    ) {
+        attention::on_level(isa, tile, queries, states, scores);
     }
 }
-
 impl KvElement for bf16 {
     const NAME: &'static str = "bf16";
 
@@ -62,12 +117,26 @@ impl KvElement for bf16 {
 }
 
 impl sealed::Load for bf16 {
+    const PARTS: usize = 2;
+
+    /// The even numbers and the odd ones: an instruction for either.
     #[inline(always)]
-    fn load<S: Simd>(simd: S, x: &[Self]) -> S::f32s {
-        (words(simd, x.reinterpret_cast()) << 16).bitcast()
+    fn load<S: Simd>(simd: S, x: &[Self]) -> [S::f32s; MOST_PARTS] {
+        let pairs = S::u16s::from_slice(simd, x.reinterpret_cast()).bitcast::<S::u32s>();
+        let (even, odd) = ((pairs << 16).bitcast(), (pairs & 0xffff_0000).bitcast());
+        [even, odd, even, odd]
+    }
+
+    fn attend(
+        isa: Isa,
+        tile: &Tile<'_, Self>,
+        queries: &Queries<'_>,
+        states: &mut States<'_>,
+        scores: &mut [[f32; TILE]],
+    ) {
+        attention::on_level(isa, tile, queries, states, scores);
     }
 }
-
 impl KvElement for f16 {
     const NAME: &'static str = "f16";
 
@@ -81,9 +150,11 @@ impl KvElement for f16 {
 }
 
 impl sealed::Load for f16 {
+    const PARTS: usize = 1;
+
     #[inline(always)]
-    fn load<S: Simd>(simd: S, x: &[Self]) -> S::f32s {
-        match simd.level() {
+    fn load<S: Simd>(simd: S, x: &[Self]) -> [S::f32s; MOST_PARTS] {
+        one::<S>(match simd.level() {
             #[cfg(target_arch = "x86_64")]
             Level::Avx512(token) => same(simd, x86::halves_512(token, x.reinterpret_cast())),
             #[cfg(target_arch = "x86_64")]
@@ -93,10 +164,19 @@ impl sealed::Load for f16 {
                 #[inline(always)]
                 |i| x[i].to_f32(),
             ),
-        }
+        })
+    }
+
+    fn attend(
+        isa: Isa,
+        tile: &Tile<'_, Self>,
+        queries: &Queries<'_>,
+        states: &mut States<'_>,
+        scores: &mut [[f32; TILE]],
+    ) {
+        attention::on_level(isa, tile, queries, states, scores);
     }
 }
-
 impl KvElement for i8 {
     const NAME: &'static str = "int8";
 
@@ -110,13 +190,24 @@ impl KvElement for i8 {
 }
 
 impl sealed::Load for i8 {
+    const PARTS: usize = 1;
+
     #[inline(always)]
-    fn load<S: Simd>(simd: S, x: &[Self]) -> S::f32s {
+    fn load<S: Simd>(simd: S, x: &[Self]) -> [S::f32s; MOST_PARTS] {
         let codes = bytes(simd, bytemuck::cast_slice(x));
-        ((codes << 24).bitcast::<S::i32s>() >> 24).to_float()
+        one::<S>(((codes << 24).bitcast::<S::i32s>() >> 24).to_float())
+    }
+
+    fn attend(
+        isa: Isa,
+        tile: &Tile<'_, Self>,
+        queries: &Queries<'_>,
+        states: &mut States<'_>,
+        scores: &mut [[f32; TILE]],
+    ) {
+        attention::on_level(isa, tile, queries, states, scores);
     }
 }
-
 impl KvElement for E4M3 {
     const NAME: &'static str = "e4m3";
 
@@ -130,15 +221,35 @@ impl KvElement for E4M3 {
 }
 
 impl sealed::Load for E4M3 {
+    const PARTS: usize = 4;
+
     #[inline(always)]
-    fn load<S: Simd>(simd: S, x: &[Self]) -> S::f32s {
-        let codes = bytes(simd, bytemuck::cast_slice(x));
+    fn load<S: Simd>(simd: S, x: &[Self]) -> [S::f32s; MOST_PARTS] {
+        code::load::<S, Self>(simd, bytemuck::cast_slice(x))
+    }
+
+    fn attend(
+        isa: Isa,
+        tile: &Tile<'_, Self>,
+        queries: &Queries<'_>,
+        states: &mut States<'_>,
+        scores: &mut [[f32; TILE]],
+    ) {
+        attention::on_level(isa, tile, queries, states, scores);
+    }
+}
+
+impl code::Code for E4M3 {
+    const HALVES: &'static [[u8; 128]; 2] = &code::halves([3, 7], 0x7f);
+
+    #[inline(always)]
+    fn value<S: Simd>(simd: S, codes: S::u32s) -> S::f32s {
         let magnitude = codes & 0x7f;
         // The bias is 7, that of `f32` 127; a subnormal is its mantissa times 2^-9.
         let normal = (magnitude << 20) + S::u32s::splat(simd, 120 << 23);
         let is_nan = magnitude.simd_eq(S::u32s::splat(simd, 0x7f));
         let normal = is_nan.select(S::u32s::splat(simd, 0x7ff0_0000), normal);
-        signed::<S>(codes, normal, 8, 1.0 / 512.0)
+        code::signed::<S>(codes, normal, 8, 1.0 / 512.0)
     }
 }
 
@@ -155,44 +266,36 @@ impl KvElement for E5M2 {
 }
 
 impl sealed::Load for E5M2 {
+    const PARTS: usize = 4;
+
     #[inline(always)]
-    fn load<S: Simd>(simd: S, x: &[Self]) -> S::f32s {
-        let codes = bytes(simd, bytemuck::cast_slice(x));
+    fn load<S: Simd>(simd: S, x: &[Self]) -> [S::f32s; MOST_PARTS] {
+        code::load::<S, Self>(simd, bytemuck::cast_slice(x))
+    }
+
+    fn attend(
+        isa: Isa,
+        tile: &Tile<'_, Self>,
+        queries: &Queries<'_>,
+        states: &mut States<'_>,
+        scores: &mut [[f32; TILE]],
+    ) {
+        attention::on_level(isa, tile, queries, states, scores);
+    }
+}
+
+impl code::Code for E5M2 {
+    const HALVES: &'static [[u8; 128]; 2] = &code::halves([2, 15], 0x7c);
+
+    #[inline(always)]
+    fn value<S: Simd>(simd: S, codes: S::u32s) -> S::f32s {
         let magnitude = codes & 0x7f;
         let bits = magnitude << 21;
         // The bias is 15; a subnormal is its mantissa times 2^-16.
         let normal = bits + S::u32s::splat(simd, 112 << 23);
         let is_special = magnitude.simd_ge(S::u32s::splat(simd, 0x7c));
         let normal = is_special.select(bits | S::u32s::splat(simd, 0x7f80_0000), normal);
-        signed::<S>(codes, normal, 4, 1.0 / 65536.0)
-    }
-}
-
-/// The values of 8-bit codes: the bits `normal` where the code without its sign is `n_subnormal` at least, else the code times `unit`;
-/// with the sign.
-#[inline(always)]
-fn signed<S: Simd>(codes: S::u32s, normal: S::u32s, n_subnormal: u32, unit: f32) -> S::f32s {
-    let simd = codes.token();
-    let magnitude = codes & 0x7f;
-    let small = magnitude.bitcast::<S::i32s>().to_float::<S::f32s>() * S::f32s::splat(simd, unit);
-    let is_small = magnitude.simd_lt(S::u32s::splat(simd, n_subnormal));
-    let bits = is_small.select(small.bitcast(), normal);
-    (bits | ((codes & 0x80) << 24)).bitcast()
-}
-
-/// Words in the lower halves of lanes.
-#[inline(always)]
-fn words<S: Simd>(simd: S, x: &[u16]) -> S::u32s {
-    match simd.level() {
-        #[cfg(target_arch = "x86_64")]
-        Level::Avx512(token) => same(simd, x86::words_512(token, x)),
-        #[cfg(target_arch = "x86_64")]
-        Level::Avx2(token) => same(simd, x86::words_256(token, x)),
-        _ => S::u32s::from_fn(
-            simd,
-            #[inline(always)]
-            |i| u32::from(x[i]),
-        ),
+        code::signed::<S>(codes, normal, 4, 1.0 / 65536.0)
     }
 }
 
@@ -219,20 +322,6 @@ mod x86 {
     use fearless_simd::{
         Avx2, Avx512, f32x8, f32x16, kernel, prelude::*, u8x16, u16x8, u16x16, u32x8, u32x16,
     };
-
-    kernel!(
-        #[inline(always)]
-        pub(super) fn words_512(token: Avx512, x: &[u16]) -> u32x16<Avx512> {
-            _mm512_cvtepu16_epi32(u16x16::from_slice(token, &x[..16]).into()).simd_into(token)
-        }
-    );
-
-    kernel!(
-        #[inline(always)]
-        pub(super) fn words_256(token: Avx2, x: &[u16]) -> u32x8<Avx2> {
-            _mm256_cvtepu16_epi32(u16x8::from_slice(token, &x[..8]).into()).simd_into(token)
-        }
-    );
 
     kernel!(
         #[inline(always)]
@@ -269,20 +358,25 @@ mod tests {
     use half::slice::HalfBitsSliceExt;
 
     use super::*;
-    use crate::{Isa, isa::dispatch};
+    use crate::isa::dispatch;
 
-    /// Every code of a type, loaded on every level, is its value.
+    /// Every code of a type, loaded on every level, is its value, and in its place.
     fn all_codes<E: KvElement>(codes: &[E]) {
         for isa in Isa::available() {
             dispatch!(isa.token(), simd => {
                 let lanes = simd_lanes(simd);
-                for codes in codes.chunks_exact(lanes) {
-                    let got = E::load(simd, codes);
-                    for (got, code) in got.as_slice().iter().zip(codes) {
-                        let want = code.to_f32();
-                        let same = got.to_bits() == want.to_bits() || got.is_nan() && want.is_nan();
-                        assert!(same, "{isa:?} {}: {got} is not {want}", E::NAME);
+                let mut loaded = vec![0.0; codes.len()];
+                for (i, codes) in codes.chunks_exact(E::PARTS * lanes).enumerate() {
+                    let (block, chain) = (i * lanes / CHAINS, i * lanes % CHAINS);
+                    for (part, values) in E::load(simd, codes)[..E::PARTS].iter().enumerate() {
+                        let at = (block * E::PARTS + part) * CHAINS + chain;
+                        values.store_slice(&mut loaded[at..at + lanes]);
                     }
+                }
+                for (e, code) in codes.iter().enumerate() {
+                    let (got, want) = (loaded[E::place(e)], code.to_f32());
+                    let same = got.to_bits() == want.to_bits() || got.is_nan() && want.is_nan();
+                    assert!(same, "{isa:?} {}: {got} is not {want}", E::NAME);
                 }
             });
         }

@@ -12,8 +12,11 @@ use half::{bf16, f16};
 pub use element::KvElement;
 pub use plain::KvArrays;
 
+mod code;
 mod element;
 mod plain;
+
+pub(crate) use element::MOST_PARTS;
 
 /// Consecutive tokens whose rows lie at one stride.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
