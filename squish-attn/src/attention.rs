@@ -30,17 +30,17 @@ use crate::{
 };
 
 pub use mask::{BitMask, Mask};
-pub use merge::merge_in_place;
+pub use merge::{merge_in_place, merge_in_place_with};
 pub use run::{SPLIT, Workspace};
 
 /// How scores become weights.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Options<'a> {
-    /// What products of queries and keys are multiplied by; by default `1 / sqrt(width)`.
+    /// What products of queries and keys are multiplied by, a finite number; by default `1 / sqrt(width)`.
     pub scale: Option<f32>,
-    /// Scores are squashed between minus and plus this (Gemma 2).
+    /// Scores are squashed between minus and plus this, a finite number above 0 (Gemma 2).
     pub softcap: Option<f32>,
-    /// A row sees this many tokens at most, itself included.
+    /// A row sees this many tokens at most, itself included: at least 1.
     pub window: Option<usize>,
     /// Of each query head, a score without a value (gpt-oss).
     pub sinks: Option<&'a [f32]>,
@@ -86,7 +86,7 @@ impl Workspace {
     ///
     /// # Errors
     ///
-    /// If shapes or masks do not fit each other; then nothing is written.
+    /// If shapes or masks do not fit each other, or a number of `options` is out of its range; then nothing is written.
     pub fn attend_into<S: KvSource>(
         &mut self,
         queries: ArrayView3<'_, f32>,
@@ -133,19 +133,40 @@ fn check<S: KvSource>(
     AttnError::check_axis("out", "rows", n_rows, out.dim().0)?;
     AttnError::check_axis("out", "heads", n_heads, out.dim().1)?;
     check_contiguous("out", out.view())?;
-    let of_sequences = sequences.iter().map(|sequence| sequence.n_rows).sum();
+    // What saturates is no number of rows that an array has.
+    let of_sequences =
+        sequences.iter().fold(0_usize, |n, sequence| n.saturating_add(sequence.n_rows));
     AttnError::check_axis("queries", "rows of the sequences", of_sequences, n_rows)?;
     for sequence in sequences {
         let source = sequence.source;
         let kv_heads = source.n_heads();
-        if kv_heads == 0 || n_heads % kv_heads != 0 {
+        if n_heads == 0 || kv_heads == 0 || n_heads % kv_heads != 0 {
             return Err(AttnError::Heads { n_heads, kv_heads });
         }
         AttnError::check_axis("source", "heads", sequences[0].source.n_heads(), kv_heads)?;
         AttnError::check_axis("queries", "width", source.key_dim(), key_dim)?;
         AttnError::check_axis("out", "width", source.value_dim(), out.dim().2)?;
+        for (what, width) in [("width of keys", key_dim), ("width of values", source.value_dim())] {
+            AttnError::check_value(what, width as f64, width > 0, "at least 1")?;
+        }
     }
-    for (what, given) in [("sinks", options.sinks), ("alibi", options.alibi)] {
+    check_options(options, n_heads)
+}
+
+/// Whether the numbers of `options` are in their ranges, and there are as many as heads.
+fn check_options(options: &Options<'_>, n_heads: usize) -> Result<()> {
+    let Options { scale, softcap, window, sinks, alibi } = *options;
+    if let Some(scale) = scale {
+        AttnError::check_value("scale", f64::from(scale), scale.is_finite(), "finite")?;
+    }
+    if let Some(cap) = softcap {
+        let holds = cap.is_finite() && cap > 0.0;
+        AttnError::check_value("softcap", f64::from(cap), holds, "finite and above 0")?;
+    }
+    if let Some(window) = window {
+        AttnError::check_value("window", window as f64, window > 0, "at least 1")?;
+    }
+    for (what, given) in [("sinks", sinks), ("alibi", alibi)] {
         if let Some(given) = given {
             AttnError::check_length(what, n_heads, given.len())?;
         }

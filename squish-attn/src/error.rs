@@ -60,7 +60,7 @@ pub enum AttnError {
         /// The range.
         expected: &'static str,
     },
-    /// Heads of queries are no multiple of those of keys and values, of which there must be one.
+    /// Heads of queries are no multiple of those of keys and values; of each there must be one.
     #[error("{n_heads} heads of queries for {kv_heads} of keys and values")]
     Heads {
         /// Heads of queries.

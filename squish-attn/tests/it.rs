@@ -4,6 +4,8 @@
 mod allocation;
 #[path = "it/attention.rs"]
 mod attention;
+#[path = "it/attention_properties.rs"]
+mod attention_properties;
 #[path = "it/config.rs"]
 mod config;
 #[path = "it/golden.rs"]

@@ -23,6 +23,17 @@ use crate::{
 ///
 /// If shapes do not fit each other, or heads are not contiguous; then nothing is written.
 pub fn merge_in_place(
+    out: ArrayViewMut3<'_, f32>,
+    lse: ArrayViewMut2<'_, f32>,
+    other: ArrayView3<'_, f32>,
+    other_lse: ArrayView2<'_, f32>,
+) -> Result<()> {
+    merge_in_place_with(Isa::detect(), out, lse, other, other_lse)
+}
+
+#[doc(hidden)]
+pub fn merge_in_place_with(
+    isa: Isa,
     mut out: ArrayViewMut3<'_, f32>,
     mut lse: ArrayViewMut2<'_, f32>,
     other: ArrayView3<'_, f32>,
@@ -38,7 +49,6 @@ pub fn merge_in_place(
     }
     check_contiguous("out", out.view())?;
     check_contiguous("other", other)?;
-    let isa = Isa::detect();
     for row in 0..n_rows {
         for head in 0..n_heads {
             let other =

@@ -36,6 +36,7 @@ const FETCH_FROM: usize = 1 << 20;
 
 /// Threads, and room for what they compute, which grows with the largest call.
 pub struct Workspace {
+    isa: Isa,
     team: Arc<Team>,
     scratches: Vec<Mutex<Scratch>>,
     plan: Plan,
@@ -61,8 +62,15 @@ impl Workspace {
     /// On the threads of `team`. Results do not depend on their number.
     #[must_use]
     pub fn new(team: Arc<Team>) -> Self {
+        Self::new_with(Isa::detect(), team)
+    }
+
+    #[doc(hidden)]
+    #[must_use]
+    pub fn new_with(isa: Isa, team: Arc<Team>) -> Self {
         let scratches = (0..team.n_threads()).map(|_| Mutex::default()).collect();
         Self {
+            isa,
             team,
             scratches,
             plan: Plan::default(),
@@ -96,7 +104,7 @@ impl Workspace {
         }
         let token_bytes = (dims[0] + dims[1]) * kv_heads * size_of::<S::Element>();
         let call = Call {
-            isa: Isa::detect(),
+            isa: self.isa,
             queries,
             sequences,
             options,

@@ -74,8 +74,11 @@ impl State<'_> {
         *self.max = most;
     }
 
-    /// Adds a logit that has no value.
+    /// Adds a logit that has no value; negative infinity adds nothing, to an empty state neither.
     pub(super) fn add_sink(&mut self, isa: Isa, logit: f32) {
+        if logit == f32::NEG_INFINITY {
+            return;
+        }
         let most = self.max.max(logit);
         let [own, sink] = exp_normal(isa, [*self.max - most, logit - most]);
         *self.sum = *self.sum * own + sink;

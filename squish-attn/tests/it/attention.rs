@@ -11,7 +11,7 @@ use squish_attn::{
 };
 
 /// Numbers between -1 and 1, the same each time.
-fn numbers(n: usize, seed: u64) -> Vec<f32> {
+pub(crate) fn numbers(n: usize, seed: u64) -> Vec<f32> {
     let mut state = seed;
     let next = || {
         state =
@@ -22,39 +22,44 @@ fn numbers(n: usize, seed: u64) -> Vec<f32> {
 }
 
 /// Keys and values `[heads, tokens, width]`.
-struct Cache<E> {
-    keys: Vec<E>,
-    values: Vec<E>,
-    n_heads: usize,
-    n_tokens: usize,
-    dims: [usize; 2],
+pub(crate) struct Cache<E> {
+    pub(crate) keys: Vec<E>,
+    pub(crate) values: Vec<E>,
+    pub(crate) n_heads: usize,
+    pub(crate) n_tokens: usize,
+    pub(crate) dims: [usize; 2],
 }
 
 impl<E: KvElement> Cache<E> {
-    fn new(encode: impl Fn(f32) -> E, n_heads: usize, n_tokens: usize, dims: [usize; 2]) -> Self {
+    pub(crate) fn new(
+        encode: impl Fn(f32) -> E,
+        n_heads: usize,
+        n_tokens: usize,
+        dims: [usize; 2],
+    ) -> Self {
         let all =
             |dim, seed| numbers(n_heads * n_tokens * dim, seed).into_iter().map(&encode).collect();
         Self { keys: all(dims[0], 1), values: all(dims[1], 2), n_heads, n_tokens, dims }
     }
 
-    fn plain(&self) -> KvArrays<'_, E> {
+    pub(crate) fn plain(&self) -> KvArrays<'_, E> {
         KvArrays::new([&self.keys, &self.values], self.n_heads, self.n_tokens, self.dims)
             .expect("fits")
     }
 
     /// The first tokens alone.
-    fn first(&self, n_tokens: usize) -> Cut<E> {
+    pub(crate) fn first(&self, n_tokens: usize) -> Cut<E> {
         Cut::new(self, &[n_tokens], n_tokens)
     }
 
-    fn row(&self, kind: usize, head: usize, token: usize) -> &[E] {
+    pub(crate) fn row(&self, kind: usize, head: usize, token: usize) -> &[E] {
         let (data, dim) = ([&self.keys, &self.values][kind], self.dims[kind]);
         &data[(head * self.n_tokens + token) * dim..][..dim]
     }
 }
 
 /// Tokens in runs of given lengths, each stored somewhere else, with room between rows.
-struct Cut<E> {
+pub(crate) struct Cut<E> {
     runs: Vec<Run>,
     /// Of each run, `[heads, tokens, stride]`.
     data: Vec<[Vec<E>; 2]>,
@@ -63,7 +68,7 @@ struct Cut<E> {
 }
 
 impl<E: KvElement> Cut<E> {
-    fn new(cache: &Cache<E>, lengths: &[usize], n_tokens: usize) -> Self {
+    pub(crate) fn new(cache: &Cache<E>, lengths: &[usize], n_tokens: usize) -> Self {
         let (mut runs, mut data, mut start) = (Vec::new(), Vec::new(), 0);
         for len in lengths.iter().copied().cycle() {
             let len = len.min(n_tokens - start);
@@ -133,16 +138,16 @@ impl<E: KvElement> KvSource for Cut<E> {
     }
 }
 
-fn queries(n_rows: usize, n_heads: usize, dim: usize) -> Array3<f32> {
+pub(crate) fn queries(n_rows: usize, n_heads: usize, dim: usize) -> Array3<f32> {
     Array3::from_shape_vec((n_rows, n_heads, dim), numbers(n_rows * n_heads * dim, 3))
         .expect("fits")
 }
 
-fn workspace(n_threads: usize) -> Workspace {
+pub(crate) fn workspace(n_threads: usize) -> Workspace {
     Workspace::new(Arc::new(Team::new(n_threads).expect("fits")))
 }
 
-fn attend<S: KvSource>(
+pub(crate) fn attend<S: KvSource>(
     workspace: &mut Workspace,
     queries: ArrayView3<'_, f32>,
     sequences: &[Sequence<'_, S>],
@@ -155,7 +160,7 @@ fn attend<S: KvSource>(
     out
 }
 
-fn bits<'a>(x: impl IntoIterator<Item = &'a f32>) -> Vec<u32> {
+pub(crate) fn bits<'a>(x: impl IntoIterator<Item = &'a f32>) -> Vec<u32> {
     x.into_iter().map(|x| x.to_bits()).collect()
 }
 
@@ -311,7 +316,7 @@ fn a_row_that_sees_nothing_is_zero_and_has_no_weight() {
 }
 
 /// The rows of a prefill, and of the same tokens one by one: alone, cut into runs, on threads, and in a batch.
-fn assert_same_bits<E: KvElement>(
+pub(crate) fn assert_same_bits<E: KvElement>(
     cache: &Cache<E>,
     n_rows: usize,
     group: usize,
