@@ -4,6 +4,8 @@
 mod allocation;
 #[path = "it/attention.rs"]
 mod attention;
+#[path = "it/attention_golden.rs"]
+mod attention_golden;
 #[path = "it/attention_properties.rs"]
 mod attention_properties;
 #[path = "it/config.rs"]
