@@ -5,6 +5,7 @@ CASE.config            u8 [n]         the bytes of a config.json, from which tra
 CASE.layer_type        u8 [n]         type of layer, empty where all are alike
 CASE.seq_len           i64 [1]        length of the sequence that the frequencies are for
 CASE.inv_freq          f32 [r / 2]    by ROPE_INIT_FUNCTIONS, or compute_default_rope_parameters of the model's embedding
+CASE.exact_inv_freq    f64 [r / 2]    by the same code with f64 in place of f32
 CASE.attention_factor  f64 [1]
 CASE.cos, CASE.sin     f32 [8, r / 2] by LlamaRotaryEmbedding.forward with these, at the positions of `positions`
 positions              i64 [8]
@@ -17,6 +18,7 @@ apply.interleaved.y    GLM's apply_rotary_pos_emb, of the first 32 elements
 apply.deepseek.y       DeepSeek-V3's apply_rotary_pos_emb_interleave, whose result has the two halves apart
 """
 
+import contextlib
 import json
 
 import common
@@ -110,6 +112,22 @@ def frequencies(config, seq_len, layer_type):
     return ROPE_INIT_FUNCTIONS[parameters["rope_type"]](config, seq_len=seq_len, **named)
 
 
+@contextlib.contextmanager
+def in_f64():
+    """Code that asks torch for f32 has f64."""
+    import torch
+
+    names = [(torch, "float", torch.float64), (torch, "float32", torch.float64), (torch.Tensor, "float", torch.Tensor.double)]
+    before = [getattr(owner, name) for owner, name, _ in names]
+    try:
+        for owner, name, wide in names:
+            setattr(owner, name, wide)
+        yield
+    finally:
+        for (owner, name, _), narrow in zip(names, before, strict=True):
+            setattr(owner, name, narrow)
+
+
 def table(inv_freq, factor, positions):
     """Cosines and sines by the model's code, of which the second half repeats the first."""
     import torch
@@ -137,11 +155,16 @@ def main():
     for name, (fields, seq_len, layer_type) in CASES.items():
         inv_freq, factor = freqs[name] = frequencies(configuration(fields), seq_len, layer_type)
         assert inv_freq.dtype == torch.float32
+        with in_f64():
+            exact, exact_factor = frequencies(configuration(fields), seq_len, layer_type)
+        assert exact.dtype == torch.float64 and exact_factor == factor
+        torch.testing.assert_close(exact.float(), inv_freq, rtol=2e-6, atol=0)
         cos, sin = table(inv_freq, factor, POSITIONS)
         out |= {f"{name}.config": text(json.dumps(fields)), f"{name}.layer_type": text(layer_type)}
         out |= {f"{name}.seq_len": np.array([seq_len], np.int64), f"{name}.attention_factor": np.array([factor], np.float64)}
         half = len(inv_freq)
-        out |= {f"{name}.inv_freq": inv_freq.numpy(), f"{name}.cos": cos[:, :half].numpy(), f"{name}.sin": sin[:, :half].numpy()}
+        out |= {f"{name}.inv_freq": inv_freq.numpy(), f"{name}.exact_inv_freq": exact.numpy()}
+        out |= {f"{name}.cos": cos[:, :half].numpy(), f"{name}.sin": sin[:, :half].numpy()}
 
     positions = [0, 3, 50, 1000, 4095]
     x = torch.from_numpy(np.random.default_rng(11).standard_normal((5, 3, 64)).astype(np.float32))

@@ -1,7 +1,7 @@
 //! Rotary embeddings against transformers 5.23.
 
 use squish_attn::{
-    InvFreq, RopeConfig, RopeLayout, RopeMode, RopeOptions, RopeTable, ndarray::Array3,
+    InvFreq, LengthRule, RopeConfig, RopeLayout, RopeMode, RopeOptions, RopeTable, ndarray::Array3,
 };
 use squish_bench::golden::Golden;
 use squish_kernels::rope_in_place;
@@ -78,15 +78,17 @@ fn frequencies_of_every_configuration_are_those_of_transformers() {
 }
 
 #[test]
-fn exact_frequencies_differ_from_those_by_roundings_alone() {
+fn exact_frequencies_are_those_of_transformers_in_f64() {
     let golden = golden();
     for case in CASES {
-        let (got, want) =
-            (inv_freq(&golden, case, RopeMode::Exact), golden.f32(&format!("{case}.inv_freq")));
+        let (got, want) = (
+            inv_freq(&golden, case, RopeMode::Exact),
+            golden.f64(&format!("{case}.exact_inv_freq")),
+        );
+        assert_eq!(got.values().len(), want.len(), "{case}");
         for (i, (got, &want)) in got.values().iter().zip(&want).enumerate() {
-            // In the middle of a passage a difference of two close numbers magnifies them.
-            let error = (got - f64::from(want)).abs();
-            assert!(error <= 2e-6 * f64::from(want), "{case}, frequency {i}: {got:e} {want:e}");
+            // Two powers, each right to a few last places.
+            assert!((got - want).abs() <= 1e-14 * want, "{case}, frequency {i}: {got:e} {want:e}");
         }
     }
 }
@@ -101,31 +103,81 @@ fn attention_factors_are_those_of_transformers() {
     }
 }
 
+/// The positions of the golden tables that a table is made for.
+fn positions(golden: &Golden, case: &str) -> Vec<usize> {
+    // Long tables take their time, under emulation above all: one of each scaling.
+    let is_long = [
+        "default_64",
+        "linear",
+        "dynamic_32768",
+        "ntk_aware",
+        "yarn_qwen",
+        "llama3_8b",
+        "longrope_long",
+        "proportional",
+    ]
+    .contains(&case);
+    let most = if is_long { usize::MAX } else { 8191 };
+    let all = golden.i64("positions").into_iter().map(|position| position as usize);
+    all.filter(|&position| position <= most).collect()
+}
+
+/// Of each position, the cosines and then the sines, made ready by `table`.
+fn rows<'a>(table: &'a mut RopeTable, positions: &[usize]) -> Vec<(&'a [f32], &'a [f32])> {
+    let longest = positions.iter().max().expect("a position");
+    table.extend_to(longest + 1).expect("memory for the table");
+    positions.iter().map(|&position| table.row(position).expect("ready")).collect()
+}
+
+/// The table is transformers' at every position, for the frequencies that `is_compared`.
+fn assert_table(
+    golden: &Golden,
+    case: &str,
+    mut table: RopeTable,
+    is_compared: impl Fn(usize) -> bool,
+) {
+    let positions = positions(golden, case);
+    let (cos, sin) = (golden.f32(&format!("{case}.cos")), golden.f32(&format!("{case}.sin")));
+    let half = cos.len() / golden.shape("positions")[0];
+    let want = cos.chunks(half).zip(sin.chunks(half));
+    for ((got, want), position) in
+        rows(&mut table, &positions).into_iter().zip(want).zip(&positions)
+    {
+        for i in (0..half).filter(|&i| is_compared(i)) {
+            for (got, want) in [(got.0[i], want.0[i]), (got.1[i], want.1[i])] {
+                assert!((got - want).abs() <= 1.2e-7, "{case} at {position}, {i}: {got} {want}");
+            }
+        }
+    }
+}
+
+fn options(golden: &Golden, case: &str, mode: RopeMode) -> RopeOptions {
+    let length = LengthRule::Pinned(golden.i64(&format!("{case}.seq_len"))[0] as usize);
+    RopeOptions { mode, length }
+}
+
 #[test]
 fn tables_of_the_same_frequencies_are_those_of_transformers_at_every_position() {
     let golden = golden();
-    let positions: Vec<usize> = golden.i64("positions").iter().map(|&p| p as usize).collect();
     for case in CASES {
         let factor = golden.f64(&format!("{case}.attention_factor"))[0];
         let freqs = InvFreq::from_values(&golden.f32(&format!("{case}.inv_freq")), factor)
             .expect("finite frequencies");
-        let half = freqs.values().len();
-        let mut table = RopeTable::from_inv_freq(freqs, 2 * half).expect("as wide as the heads");
-        // Long tables take their time, under emulation above all.
-        let is_long = ["default_64", "yarn_qwen", "llama3_8b", "longrope_long"].contains(&case);
-        table.extend_to(if is_long { 131_072 } else { 8192 }).expect("memory for the table");
-        let (cos, sin) = (golden.f32(&format!("{case}.cos")), golden.f32(&format!("{case}.sin")));
-        let rows = cos.chunks(half).zip(sin.chunks(half));
-        for (&position, (want_cos, want_sin)) in positions.iter().zip(rows) {
-            let Some((got_cos, got_sin)) = table.row(position) else {
-                assert!(!is_long && position >= 8192, "{case} at {position}");
-                continue;
-            };
-            let all = got_cos.iter().zip(want_cos).chain(got_sin.iter().zip(want_sin));
-            for (got, want) in all {
-                assert!((got - want).abs() <= 1.2e-7, "{case} at {position}: {got} {want}");
-            }
-        }
+        let head_dim = 2 * freqs.values().len();
+        let table = RopeTable::from_inv_freq(freqs, head_dim).expect("as wide as the heads");
+        assert_table(&golden, case, table, |_| true);
+    }
+}
+
+#[test]
+fn tables_of_configurations_are_those_of_transformers_where_the_frequencies_are() {
+    let golden = golden();
+    for case in CASES {
+        let options = options(&golden, case, RopeMode::HfF32);
+        let table = RopeTable::new(config(&golden, case), options).expect("valid");
+        let freqs = table.inv_freq().values().to_vec();
+        let want = golden.f32(&format!("{case}.inv_freq"));
+        assert_table(&golden, case, table, |i| freqs[i] == f64::from(want[i]));
     }
 }
 
@@ -155,6 +207,56 @@ fn heads_rotated_by_the_same_table_have_the_bits_of_transformers() {
             }
         }
         assert_eq!(got, tensor("y"), "{form}");
+    }
+}
+
+#[test]
+fn tables_rotate_heads_as_transformers_does() {
+    let golden = golden();
+    let positions: Vec<usize> =
+        golden.i64("apply.positions").iter().map(|&position| position as usize).collect();
+    for (form, case, layout) in [
+        ("half", "default_64", RopeLayout::HalfSplit),
+        ("interleaved", "partial", RopeLayout::Interleaved),
+        ("deepseek", "yarn_mscale", RopeLayout::Interleaved),
+    ] {
+        let factor = golden.f64(&format!("{case}.attention_factor"))[0];
+        let freqs = InvFreq::from_values(&golden.f32(&format!("{case}.inv_freq")), factor)
+            .expect("finite frequencies");
+        let mut table = RopeTable::from_inv_freq(freqs, 64).expect("fits");
+        table.extend_to(4096).expect("memory for the table");
+        let mut got =
+            Array3::from_shape_vec((5, 3, 64), golden.f32("apply.x")).expect("5 x 3 x 64");
+        table.apply_in_place(got.view_mut(), &positions, layout).expect("ready");
+        let want = golden.f32(&format!("apply.{form}.y"));
+        let want = Array3::from_shape_vec((5, 3, 64), want).expect("5 x 3 x 64");
+        for ((row, head, i), want) in want.indexed_iter() {
+            // DeepSeek's leaves the first elements of all pairs before the second ones.
+            let i = if form == "deepseek" { 2 * (i % 32) + i / 32 } else { i };
+            let got = got[[row, head, i]];
+            assert!((got - want).abs() <= 1e-6, "{form} [{row}, {head}, {i}]: {got} {want}");
+        }
+    }
+}
+
+#[test]
+fn exact_tables_are_the_cosines_and_sines_of_exact_angles_for_every_configuration() {
+    let golden = golden();
+    for case in CASES {
+        let positions = positions(&golden, case);
+        let factor = golden.f64(&format!("{case}.attention_factor"))[0];
+        let freqs = golden.f64(&format!("{case}.exact_inv_freq"));
+        let options = options(&golden, case, RopeMode::Exact);
+        let mut table = RopeTable::new(config(&golden, case), options).expect("valid");
+        for ((cos, sin), &position) in rows(&mut table, &positions).into_iter().zip(&positions) {
+            for (i, freq) in freqs.iter().enumerate() {
+                let (want_sin, want_cos) = (position as f64 * freq).sin_cos();
+                for (got, want) in [(cos[i], factor * want_cos), (sin[i], factor * want_sin)] {
+                    let error = (f64::from(got) - want).abs();
+                    assert!(error <= 6.1e-8 * factor, "{case} at {position}, {i}: {got} {want}");
+                }
+            }
+        }
     }
 }
 

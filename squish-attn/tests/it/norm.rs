@@ -100,6 +100,27 @@ fn the_published_rows_are_normed_as_published() {
 }
 
 #[test]
+fn the_published_rows_of_bf16_are_rounded_as_published() {
+    let row = |a: usize, b: usize| {
+        Array2::from_shape_fn((1, 8), |(_, i)| {
+            bf16::from_f32(((a * i + b) % 64) as f32 / 32.0 - 1.0)
+        })
+    };
+    let llama = [1.171875, -0.265625, 0.039794921875, 0.2734375, 0.61328125, 0.8828125, -0.3671875];
+    let mut gptoss = llama;
+    (gptoss[1], gptoss[3], gptoss[6]) = (-0.263671875, 0.271484375, -0.369140625);
+    for (variant, want) in [(RmsVariant::Llama, llama), (RmsVariant::GptOss, gptoss)] {
+        let weight = row(13, 5).into_raw_vec_and_offset().0;
+        let norm = FusedRmsNorm::new(weight, 1e-5, variant).expect("a weight");
+        let (mut x, mut residual) = (row(37, 11), row(29, 7));
+        norm.add_forward_in_place(x.view_mut(), residual.view_mut()).expect("fits");
+        for (i, want) in want.into_iter().enumerate() {
+            assert_eq!(f64::from(x[[0, i]]), want, "{variant:?} {i}");
+        }
+    }
+}
+
+#[test]
 fn rows_that_lie_apart_give_the_same_bits() {
     let wide = Array2::from_shape_fn((5, 40), |(i, j)| ((i * 40 + j) as f32).sin());
     let weight = (0..24).map(|i| i as f32 * 0.1).collect();
