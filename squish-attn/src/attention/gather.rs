@@ -40,10 +40,11 @@ pub(super) struct Gathered<'a, E> {
 }
 
 impl<'a, E> Gathered<'a, E> {
-    pub(super) const fn new() -> Self {
+    #[inline]
+    pub(super) fn new() -> Self {
         Self {
             n_tokens: 0,
-            parts: ArrayVec::new_const(),
+            parts: ArrayVec::new(),
             key_scales: [1.0; TILE],
             value_scales: [1.0; TILE],
             has_scales: [false; 2],

@@ -168,7 +168,7 @@ impl<S: KvSource> Call<'_, S> {
     }
 
     fn run_task(&self, task: &mut Task<'_>, scratch: &mut Scratch) {
-        let mut tiles = [const { Gathered::new() }; 2];
+        let mut tiles = [Gathered::new(), Gathered::new()];
         let mut first = 0;
         for unit in task.units {
             let rows = first..first + self.n_rows(unit);

@@ -154,20 +154,27 @@ mod x86 {
         /// Lane `i` is the sum of the lanes of vector `i`: sixteen sums in the instructions of five.
         #[inline(always)]
         pub(super) fn sums_of_sixteen(token: Avx512, v: [f32x16<Avx512>; 16]) -> f32x16<Avx512> {
-            // Halves: the sums of a, then those of b.
-            let halves = |a: __m512, b: __m512| {
-                let low = _mm512_shuffle_f32x4::<0x44>(a, b);
-                _mm512_add_ps(low, _mm512_shuffle_f32x4::<0xee>(a, b))
+            // Each step adds the two halves of what two vectors hold, and its result holds the sums of both. What stays in its lanes is
+            // blended; only what crosses is shuffled, of which there is half as much.
+            let eighths = |a: __m512, b: __m512| {
+                let crossing = _mm512_shuffle_f32x4::<0x4e>(a, b);
+                _mm512_add_ps(_mm512_mask_blend_ps(0xff00, a, b), crossing)
             };
-            // Quarters: those of both of a, then those of both of b.
-            let quarters = |a: __m512, b: __m512| {
-                let even = _mm512_shuffle_f32x4::<0x88>(a, b);
-                _mm512_add_ps(even, _mm512_shuffle_f32x4::<0xdd>(a, b))
+            let fourths = |a: __m512, b: __m512| {
+                let from =
+                    _mm512_setr_epi32(4, 5, 6, 7, 16, 17, 18, 19, 12, 13, 14, 15, 24, 25, 26, 27);
+                let crossing = _mm512_permutex2var_ps(a, from, b);
+                _mm512_add_ps(_mm512_mask_blend_ps(0xf0f0, a, b), crossing)
             };
-            // Neighbors of a and b, in each quarter.
             let neighbors = |a: __m512, b: __m512| {
-                let even = _mm512_shuffle_ps::<0x88>(a, b);
-                _mm512_add_ps(even, _mm512_shuffle_ps::<0xdd>(a, b))
+                let from =
+                    _mm512_setr_epi32(1, 16, 3, 18, 5, 20, 7, 22, 9, 24, 11, 26, 13, 28, 15, 30);
+                let crossing = _mm512_permutex2var_ps(a, from, b);
+                _mm512_add_ps(_mm512_mask_blend_ps(0xaaaa, a, b), crossing)
+            };
+            let pairs = |a: __m512, b: __m512| {
+                let crossing = _mm512_shuffle_ps::<0x4e>(a, b);
+                _mm512_add_ps(_mm512_mask_blend_ps(0xcccc, a, b), crossing)
             };
             let v: [__m512; 16] = [
                 v[0].into(),
@@ -187,11 +194,8 @@ mod x86 {
                 v[14].into(),
                 v[15].into(),
             ];
-            let p = quarters(halves(v[0], v[4]), halves(v[8], v[12]));
-            let q = quarters(halves(v[1], v[5]), halves(v[9], v[13]));
-            let r = quarters(halves(v[2], v[6]), halves(v[10], v[14]));
-            let s = quarters(halves(v[3], v[7]), halves(v[11], v[15]));
-            neighbors(neighbors(p, q), neighbors(r, s)).simd_into(token)
+            let of = |i: usize| fourths(eighths(v[i], v[i + 8]), eighths(v[i + 4], v[i + 12]));
+            pairs(neighbors(of(0), of(1)), neighbors(of(2), of(3))).simd_into(token)
         }
     );
 }

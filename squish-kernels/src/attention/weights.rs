@@ -1,8 +1,12 @@
 //! From the scores of a row to its weights.
 
+#[cfg(target_arch = "x86_64")]
+use fearless_simd::Level;
 use fearless_simd::{Simd, prelude::*};
 
 use super::{CHAINS, Queries, TILE, Tile, sum_of_chains};
+#[cfg(target_arch = "x86_64")]
+use crate::bytes::same;
 use crate::{
     exp::{exp_lanes, exp_normal_lanes},
     kv::KvElement,
@@ -100,7 +104,14 @@ fn largest<S: Simd>(simd: S, scores: &[f32]) -> f32 {
         let s = S::f32s::from_slice(simd, scores);
         most = s.simd_gt(most).select(s, most);
     }
-    most.as_slice().iter().fold(f32::NEG_INFINITY, |most, &s| if s > most { s } else { most })
+    // No lane is NaN.
+    match simd.level() {
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx512(token) => x86::largest_512(token, same(token, most)),
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx2(token) => x86::largest_256(token, same(token, most)),
+        _ => most.as_slice().iter().copied().fold(f32::NEG_INFINITY, f32::max),
+    }
 }
 
 /// The hyperbolic tangent: near zero `u + u³ · p(u²)`, whose relative error is 2e-7 up to 0.625; else by `e^(2 |u|)`.
@@ -118,4 +129,28 @@ fn tanh_lanes<S: Simd>(simd: S, u: S::f32s) -> S::f32s {
     let far = splat(1.0) - splat(2.0) / (exp_lanes(simd, magnitude + magnitude) + splat(1.0));
     let far = far.copysign(u);
     magnitude.simd_lt(splat(0.625)).select(near, far)
+}
+
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use core::arch::x86_64::*;
+
+    use fearless_simd::{Avx2, Avx512, f32x8, f32x16, kernel};
+
+    kernel!(
+        #[inline(always)]
+        pub(super) fn largest_512(_token: Avx512, x: f32x16<Avx512>) -> f32 {
+            _mm512_reduce_max_ps(x.into())
+        }
+    );
+
+    kernel!(
+        #[inline(always)]
+        pub(super) fn largest_256(_token: Avx2, x: f32x8<Avx2>) -> f32 {
+            let x: __m256 = x.into();
+            let four = _mm_max_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps::<1>(x));
+            let two = _mm_max_ps(four, _mm_movehl_ps(four, four));
+            _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)))
+        }
+    );
 }
