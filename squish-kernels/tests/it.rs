@@ -12,6 +12,8 @@ mod common;
 mod dot;
 #[path = "it/exp.rs"]
 mod exp;
+#[path = "it/kv.rs"]
+mod kv;
 #[path = "it/norm.rs"]
 mod norm;
 #[path = "it/panel.rs"]

@@ -9,13 +9,22 @@ use crate::bytes::same;
 use crate::{
     Isa,
     attention::{self, CHAINS, Queries, States, TILE, Tile},
-    element::Element,
+    cast::{decode_blocks_to, encode_blocks_to, narrow_with, widen_with},
+    element::{Element, Overflow},
+    integer::{Blocks, decode_i8_blocks_to, encode_i8_blocks_to},
+    stream::Stores,
 };
 
 /// A number of a cache of keys and values: `f32`, `bf16`, `f16`, `i8`, `E4M3` or `E5M2`.
-pub trait KvElement: Copy + Default + Send + Sync + sealed::Load + 'static {
+pub trait KvElement:
+    Copy + Default + Send + Sync + sealed::Load + sealed::Convert + 'static
+{
     /// Name of the type, in lower case.
     const NAME: &'static str;
+    /// The largest finite code, for types whose rows are scaled such that their largest number becomes it.
+    const LARGEST: Option<f32>;
+    /// Whether a code stands for what is not a number.
+    const HAS_NAN: bool;
 
     /// Its value, exactly.
     fn to_f32(self) -> f32;
@@ -43,11 +52,8 @@ pub trait KvElement: Copy + Default + Send + Sync + sealed::Load + 'static {
 pub(crate) const MOST_PARTS: usize = 4;
 
 pub(crate) mod sealed {
-    use super::{MOST_PARTS, Simd};
-    use crate::{
-        Isa,
-        attention::{Queries, States, TILE, Tile},
-    };
+    use super::{Isa, MOST_PARTS, Overflow, Simd};
+    use crate::attention::{Queries, States, TILE, Tile};
 
     pub trait Load: Sized {
         /// Vectors that a load gives, a divisor of [`MOST_PARTS`]. Of narrow numbers they are not consecutive ones, but those that instructions bring
@@ -66,6 +72,14 @@ pub(crate) mod sealed {
             scores: &mut [[f32; TILE]],
         );
     }
+
+    /// Kernels over rows, which [`super::super::rows`] calls.
+    pub trait Convert: Sized {
+        /// The nearest code of each number, divided by `scale` if the type has scales.
+        fn encode(isa: Isa, x: &[f32], scale: f32, overflow: Overflow, out: &mut [Self]);
+        /// The values of rows of `width`, times their scales.
+        fn decode(isa: Isa, x: &[Self], width: usize, scales: Option<&[f32]>, out: &mut [f32]);
+    }
 }
 
 /// The one vector of a load that gives no more.
@@ -74,8 +88,81 @@ fn one<S: Simd>(x: S::f32s) -> [S::f32s; MOST_PARTS] {
     [x; MOST_PARTS]
 }
 
+/// Floats that are stored as they are.
+macro_rules! convert_real {
+    ($($type:ty),*) => {$(
+        impl sealed::Convert for $type {
+            #[inline]
+            fn encode(isa: Isa, x: &[f32], _: f32, _: Overflow, out: &mut [Self]) {
+                narrow_with(isa, x, out);
+            }
+
+            fn decode(isa: Isa, x: &[Self], width: usize, scales: Option<&[f32]>, out: &mut [f32]) {
+                widen_with(isa, x, out);
+                scale_rows(out, width, scales);
+            }
+        }
+    )*};
+}
+convert_real!(bf16, f16);
+
+/// Not by the kernels above, so that a copy of a few numbers is one.
+impl sealed::Convert for f32 {
+    #[inline]
+    fn encode(_: Isa, x: &[f32], _: f32, _: Overflow, out: &mut [Self]) {
+        out.copy_from_slice(x);
+    }
+
+    #[inline]
+    fn decode(_: Isa, x: &[Self], width: usize, scales: Option<&[f32]>, out: &mut [f32]) {
+        out.copy_from_slice(x);
+        scale_rows(out, width, scales);
+    }
+}
+
+#[inline]
+fn scale_rows(rows: &mut [f32], width: usize, scales: Option<&[f32]>) {
+    let Some(scales) = scales else { return };
+    for (row, scale) in rows.chunks_exact_mut(width).zip(scales) {
+        row.iter_mut().for_each(|x| *x *= scale);
+    }
+}
+
+impl sealed::Convert for i8 {
+    fn encode(isa: Isa, x: &[f32], scale: f32, _: Overflow, out: &mut [Self]) {
+        let blocks = Blocks { block: x.len().max(1), scales: &[scale], zero_points: None };
+        encode_i8_blocks_to(isa, Stores::Cached, x, blocks, [-127, 127], out);
+    }
+
+    fn decode(isa: Isa, x: &[Self], width: usize, scales: Option<&[f32]>, out: &mut [f32]) {
+        let (block, scales) = scales.map_or((x.len().max(1), &[1.0][..]), |scales| (width, scales));
+        let blocks = Blocks { block, scales, zero_points: None };
+        decode_i8_blocks_to(isa, Stores::Cached, x, blocks, out);
+    }
+}
+
+macro_rules! convert_fp8 {
+    ($($type:ty),*) => {$(
+        impl sealed::Convert for $type {
+            fn encode(isa: Isa, x: &[f32], scale: f32, overflow: Overflow, out: &mut [Self]) {
+                let (block, factor) = (x.len().max(1), 1.0 / scale);
+                encode_blocks_to(isa, Stores::Cached, x, block, &[factor], out, overflow);
+            }
+
+            fn decode(isa: Isa, x: &[Self], width: usize, scales: Option<&[f32]>, out: &mut [f32]) {
+                let whole = || (x.len().max(1), &[1.0][..]);
+                let (block, factors) = scales.map_or_else(whole, |scales| (width, scales));
+                decode_blocks_to(isa, Stores::Cached, x, block, factors, out);
+            }
+        }
+    )*};
+}
+convert_fp8!(E4M3, E5M2);
+
 impl KvElement for f32 {
     const NAME: &'static str = "f32";
+    const LARGEST: Option<f32> = None;
+    const HAS_NAN: bool = true;
 
     fn to_f32(self) -> f32 {
         self
@@ -106,6 +193,8 @@ impl sealed::Load for f32 {
 }
 impl KvElement for bf16 {
     const NAME: &'static str = "bf16";
+    const LARGEST: Option<f32> = None;
+    const HAS_NAN: bool = true;
 
     fn to_f32(self) -> f32 {
         self.to_f32()
@@ -139,6 +228,8 @@ impl sealed::Load for bf16 {
 }
 impl KvElement for f16 {
     const NAME: &'static str = "f16";
+    const LARGEST: Option<f32> = None;
+    const HAS_NAN: bool = true;
 
     fn to_f32(self) -> f32 {
         self.to_f32()
@@ -179,6 +270,8 @@ impl sealed::Load for f16 {
 }
 impl KvElement for i8 {
     const NAME: &'static str = "int8";
+    const LARGEST: Option<f32> = Some(127.0);
+    const HAS_NAN: bool = false;
 
     fn to_f32(self) -> f32 {
         f32::from(self)
@@ -210,6 +303,8 @@ impl sealed::Load for i8 {
 }
 impl KvElement for E4M3 {
     const NAME: &'static str = "e4m3";
+    const LARGEST: Option<f32> = Some(448.0);
+    const HAS_NAN: bool = true;
 
     fn to_f32(self) -> f32 {
         Element::to_f32(self)
@@ -255,6 +350,8 @@ impl code::Code for E4M3 {
 
 impl KvElement for E5M2 {
     const NAME: &'static str = "e5m2";
+    const LARGEST: Option<f32> = Some(57344.0);
+    const HAS_NAN: bool = true;
 
     fn to_f32(self) -> f32 {
         Element::to_f32(self)

@@ -11,10 +11,14 @@ use half::{bf16, f16};
 
 pub use element::KvElement;
 pub use plain::KvArrays;
+pub use rows::{RowScales, decode_rows_into, encode_rows_into};
+#[doc(hidden)]
+pub use rows::{decode_rows_with, encode_rows_with};
 
 mod code;
 mod element;
 mod plain;
+mod rows;
 
 pub(crate) use element::MOST_PARTS;
 
