@@ -3,7 +3,7 @@
 use crate::{BlockId, SequenceId};
 
 /// Why a call was refused. Nothing has changed when one is returned.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Copy, Debug, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     // Construction.
@@ -141,6 +141,87 @@ pub enum Error {
         /// Nodes of the step.
         n_new: usize,
     },
+
+    // Storage.
+    /// The allocator has no room for keys and values.
+    #[error("no memory for {bytes} bytes of `{what}`")]
+    StorageMemory {
+        /// What it was for.
+        what: &'static str,
+        /// Its size; [`usize::MAX`] if it is larger.
+        bytes: usize,
+    },
+    /// An axis of an array does not have the length that the cache or other arguments imply.
+    #[error("`{what}` has {axis} {actual}, expected {expected}")]
+    Axis {
+        /// The argument, by name.
+        what: &'static str,
+        /// The axis, by name.
+        axis: &'static str,
+        /// The length implied by the cache.
+        expected: usize,
+        /// The length that was given.
+        actual: usize,
+    },
+    /// The rows of a token do not lie in one piece.
+    #[error("rows of a token of `{what}` are apart: shape {shape:?}, strides {strides:?}")]
+    Layout {
+        /// The argument, by name.
+        what: &'static str,
+        /// Its shape.
+        shape: [usize; 3],
+        /// Its strides, in elements.
+        strides: [isize; 3],
+    },
+    /// A layer that the cache does not have.
+    #[error("layer {layer} of {n_layers}")]
+    UnknownLayer {
+        /// The layer.
+        layer: usize,
+        /// Layers of the cache.
+        n_layers: usize,
+    },
+    /// Scales were given for a type whose rows are not scaled.
+    #[error("rows of {element} are stored without scales")]
+    NotScaled {
+        /// The type.
+        element: &'static str,
+    },
+    /// A scale by which nothing can be divided.
+    #[error("the scale of `{what}` in layer {layer} is {scale}, expected a positive normal number")]
+    Scale {
+        /// Keys or values.
+        what: &'static str,
+        /// The layer.
+        layer: usize,
+        /// The scale.
+        scale: f32,
+    },
+    /// A number that is not finite, for a type that has no code for it.
+    #[error("token {token}, head {head} of `{what}` is not finite, which {element} cannot store")]
+    NotFinite {
+        /// Keys or values.
+        what: &'static str,
+        /// The type.
+        element: &'static str,
+        /// The token.
+        token: usize,
+        /// The head.
+        head: usize,
+    },
+}
+
+impl Error {
+    /// `Ok` if `actual` is `expected`.
+    #[inline]
+    pub(crate) fn check_axis(
+        what: &'static str,
+        axis: &'static str,
+        expected: usize,
+        actual: usize,
+    ) -> Result<()> {
+        if expected == actual { Ok(()) } else { Err(Self::Axis { what, axis, expected, actual }) }
+    }
 }
 
 /// Shorthand for results of this crate.

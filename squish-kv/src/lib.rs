@@ -13,11 +13,16 @@ mod sequence;
 mod step;
 mod tables;
 
+mod storage;
+
 pub use block::{BlockCopy, BlockId, NULL_BLOCK, Slot, SlotMove};
 pub use error::{Error, Result};
 pub use hash::{BlockHash, PrefixKey, Salt, Scope};
+pub use ndarray;
 pub use pool::{BlockPool, Reuse};
 pub use prefix::CachedBlock;
 pub use sequence::SequenceId;
+pub use squish_kernels::kv::{KvArrays, KvElement, KvSource, Rows, Run};
 pub use step::{Moves, Slots, Step};
+pub use storage::{KvShape, Scaling};
 pub use tables::{BlockTables, Retention};

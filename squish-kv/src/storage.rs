@@ -1,0 +1,22 @@
+//! Keys and values of the tokens that tables and caches count.
+//!
+//! ```text
+//! keys      [layer][block][head][slot][key_dim]         separate from
+//! values    [layer][block][head][slot][value_dim]       and blocks start on cache lines
+//! scales    [layer][block][head][slot]                  of keys and of values, for types that have them
+//! ```
+//!
+//! The rows of a head in a block lie in one piece: what reads them reads pages, not rows. A cache of one sequence has one block.
+//!
+//! New tokens come as `f32`, `[tokens, heads, width]`, and are rounded to the type of the cache before anybody reads them
+//! ([`squish_kernels::kv::encode_rows_into`] says how).
+
+mod arena;
+mod buffer;
+mod input;
+mod plane;
+mod scaling;
+mod shape;
+
+pub use scaling::Scaling;
+pub use shape::KvShape;

@@ -1,0 +1,153 @@
+//! Keys and values of all blocks in all layers: what every cache here is made of.
+//!
+//! Who owns an arena knows which slots are in use; the arena knows where they lie. What it is asked is checked for shape first
+//! ([`Arena::check`]) and carried out afterwards without an error, so that a refused call has written nothing.
+
+use ndarray::ArrayView3;
+use squish_kernels::kv::{KvElement, Rows};
+
+use super::{
+    input::Input,
+    plane::{Place, Plane},
+    scaling::Scaling,
+    shape::KvShape,
+};
+use crate::{
+    block::{BlockCopy, MAX_SLOTS, Slot, SlotMove},
+    error::{Error, Result},
+};
+
+#[derive(Clone, Debug)]
+pub(crate) struct Arena<E> {
+    shape: KvShape,
+    n_blocks: usize,
+    block_size: usize,
+    /// Whether the type has no code for numbers that are not finite, nor scales that say so.
+    wants_finite: bool,
+    keys: Plane<E>,
+    values: Plane<E>,
+}
+
+/// Keys and values of new tokens that fit the arena.
+#[derive(Clone, Copy)]
+pub(crate) struct NewTokens<'a> {
+    layer: usize,
+    keys: Input<'a>,
+    values: Input<'a>,
+}
+
+impl<E: KvElement> Arena<E> {
+    /// Zeros, in `n_blocks` blocks of `block_size` tokens.
+    pub(crate) fn new(
+        shape: KvShape,
+        n_blocks: usize,
+        block_size: usize,
+        scaling: Scaling<'_>,
+    ) -> Result<Self> {
+        shape.check()?;
+        for (what, n) in [("n_blocks", n_blocks), ("block_size", block_size)] {
+            if n == 0 {
+                return Err(Error::Zero { what });
+            }
+        }
+        if n_blocks.checked_mul(block_size).is_none_or(|n_slots| n_slots > MAX_SLOTS) {
+            return Err(Error::TooManySlots { n_blocks, block_size, max: MAX_SLOTS });
+        }
+        scaling.check::<E>(shape.n_layers)?;
+        let plane = |which: usize| {
+            let dims = [shape.n_layers, n_blocks, shape.n_heads, block_size, shape.dims()[which]];
+            Plane::new(which, dims, scaling)
+        };
+        let wants_finite = matches!(scaling, Scaling::Static(_)) && !E::HAS_NAN;
+        let (keys, values) = (plane(0)?, plane(1)?);
+        Ok(Self { shape, n_blocks, block_size, wants_finite, keys, values })
+    }
+
+    pub(crate) const fn shape(&self) -> KvShape {
+        self.shape
+    }
+
+    pub(crate) const fn n_blocks(&self) -> usize {
+        self.n_blocks
+    }
+
+    pub(crate) const fn block_size(&self) -> usize {
+        self.block_size
+    }
+
+    /// New tokens for `layer`: keys `[n_tokens, n_heads, key_dim]` and values `[n_tokens, n_heads, value_dim]`.
+    #[inline]
+    pub(crate) fn check<'a>(
+        &self,
+        layer: usize,
+        n_tokens: usize,
+        [keys, values]: [ArrayView3<'a, f32>; 2],
+    ) -> Result<NewTokens<'a>> {
+        self.shape.check_layer(layer)?;
+        let KvShape { n_heads, key_dim, value_dim, .. } = self.shape;
+        let keys = Input::new("keys", keys, [n_tokens, n_heads, key_dim])?;
+        let values = Input::new("values", values, [n_tokens, n_heads, value_dim])?;
+        if self.wants_finite {
+            keys.check_finite(E::NAME)?;
+            values.check_finite(E::NAME)?;
+        }
+        Ok(NewTokens { layer, keys, values })
+    }
+
+    /// Writes new tokens to as many slots.
+    #[inline]
+    pub(crate) fn write(&mut self, tokens: &NewTokens<'_>, slots: impl Iterator<Item = Slot>) {
+        let mut first = 0;
+        let mut slots = slots.peekable();
+        while let Some(Slot { block, offset }) = slots.next() {
+            let mut n = 1;
+            while let Some(next) = slots.peek()
+                && next.block == block
+                && next.offset == offset + n
+            {
+                slots.next();
+                n += 1;
+            }
+            let place = place(tokens.layer, 0, Slot { block, offset });
+            self.keys.write(place, &tokens.keys, first, n as usize);
+            self.values.write(place, &tokens.values, first, n as usize);
+            first += n as usize;
+        }
+    }
+
+    /// Copies the first slots of a block to another block, in all layers.
+    pub(crate) fn copy_block(&mut self, copy: BlockCopy) {
+        let [from, to] = [copy.from, copy.to].map(|block| Slot { block, offset: 0 });
+        self.copy(from, to, copy.n_slots as usize);
+    }
+
+    /// Copies a token to another slot, in all layers.
+    pub(crate) fn move_token(&mut self, SlotMove { from, to }: SlotMove) {
+        self.copy(from, to, 1);
+    }
+
+    fn copy(&mut self, from: Slot, to: Slot, n: usize) {
+        for layer in 0..self.shape.n_layers {
+            let [from, to] = [from, to].map(|slot| place(layer, 0, slot));
+            self.keys.copy(from, to, n);
+            self.values.copy(from, to, n);
+        }
+    }
+
+    /// The keys of `n` slots of a block that follow each other, the first of them at `slot`.
+    #[inline]
+    pub(crate) fn keys(&self, layer: usize, head: usize, slot: Slot, n: usize) -> Rows<'_, E> {
+        self.keys.rows(place(layer, head, slot), n)
+    }
+
+    /// The values, as [`keys`](Self::keys).
+    #[inline]
+    pub(crate) fn values(&self, layer: usize, head: usize, slot: Slot, n: usize) -> Rows<'_, E> {
+        self.values.rows(place(layer, head, slot), n)
+    }
+}
+
+#[inline]
+const fn place(layer: usize, head: usize, Slot { block, offset }: Slot) -> Place {
+    Place { layer, block, head, slot: offset as usize }
+}

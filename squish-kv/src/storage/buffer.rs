@@ -1,0 +1,83 @@
+//! Memory that starts on a cache line.
+
+use std::{
+    fmt,
+    ops::{Deref, DerefMut},
+};
+
+use crate::error::{Error, Result};
+
+/// Bytes of a cache line, and of the widest vector.
+pub(crate) const LINE: usize = 64;
+
+/// Elements whose first byte lies on a multiple of [`LINE`], in a vector with room for as many more as that takes.
+///
+/// All of them are written when it is made: memory that the system has not got is missed then, and not in the middle of a sequence.
+#[derive(Clone)]
+pub(crate) struct Buffer<T> {
+    storage: Vec<T>,
+    start: usize,
+    len: usize,
+}
+
+impl<T: Copy + Default> Buffer<T> {
+    /// `len` times zero, or an error that says how many bytes `what` would have taken.
+    pub(crate) fn zeroed(what: &'static str, len: usize) -> Result<Self> {
+        const { assert!(LINE.is_multiple_of(size_of::<T>())) };
+        let slack = LINE / size_of::<T>();
+        let bytes = len.saturating_mul(size_of::<T>());
+        let with_slack = len.checked_add(slack).ok_or(Error::StorageMemory { what, bytes })?;
+        let mut storage = Vec::new();
+        let reserved = storage.try_reserve_exact(with_slack);
+        reserved.map_err(|_| Error::StorageMemory { what, bytes })?;
+        storage.resize(with_slack, T::default());
+        let start = storage.as_ptr().align_offset(LINE).min(slack);
+        Ok(Self { storage, start, len })
+    }
+}
+
+impl<T> Deref for Buffer<T> {
+    type Target = [T];
+
+    #[inline]
+    fn deref(&self) -> &[T] {
+        &self.storage[self.start..self.start + self.len]
+    }
+}
+
+impl<T> DerefMut for Buffer<T> {
+    #[inline]
+    fn deref_mut(&mut self) -> &mut [T] {
+        &mut self.storage[self.start..self.start + self.len]
+    }
+}
+
+impl<T> fmt::Debug for Buffer<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Buffer").field("len", &self.len).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_buffer_starts_on_a_line_and_is_zero() {
+        for len in [0, 1, 15, 16, 17, 1000] {
+            let (bytes, floats) =
+                (Buffer::<i8>::zeroed("a", len).unwrap(), Buffer::<f32>::zeroed("b", len).unwrap());
+            assert_eq!((bytes.as_ptr().addr() % LINE, floats.as_ptr().addr() % LINE), (0, 0));
+            assert!(*bytes == vec![0; len] && *floats == vec![0.0; len]);
+        }
+    }
+
+    #[test]
+    fn memory_that_is_not_there_is_an_error_with_its_bytes() {
+        for len in [usize::MAX, usize::MAX / 8] {
+            let error = Buffer::<f32>::zeroed("keys", len).err();
+            let bytes = len.saturating_mul(4);
+            assert_eq!(error, Some(Error::StorageMemory { what: "keys", bytes }));
+        }
+    }
+}

@@ -1,0 +1,122 @@
+//! The keys, or the values, of all blocks.
+
+use squish_kernels::{
+    Isa,
+    kv::{KvElement, Rows, encode_rows_with},
+};
+
+use super::{
+    buffer::{Buffer, LINE},
+    input::Input,
+    scaling::{Scales, Scaling},
+};
+use crate::{
+    block::BlockId,
+    error::{Error, Result},
+};
+
+/// Rows of one width, `[n_layers][n_blocks][n_heads][block_size]`.
+#[derive(Clone, Debug)]
+pub(crate) struct Plane<E> {
+    isa: Isa,
+    n_blocks: usize,
+    n_heads: usize,
+    block_size: usize,
+    width: usize,
+    /// Elements from a block to the next: whole cache lines.
+    stride: usize,
+    codes: Buffer<E>,
+    scales: Scales,
+}
+
+/// Rows of one head in one block.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Place {
+    pub(crate) layer: usize,
+    pub(crate) block: BlockId,
+    pub(crate) head: usize,
+    /// The first one.
+    pub(crate) slot: usize,
+}
+
+impl<E: KvElement> Plane<E> {
+    /// Zeros. `which` is 0 for keys and 1 for values.
+    pub(crate) fn new(
+        which: usize,
+        [n_layers, n_blocks, n_heads, block_size, width]: [usize; 5],
+        scaling: Scaling<'_>,
+    ) -> Result<Self> {
+        let what = ["keys", "values"][which];
+        let product = |factors: &[usize]| {
+            factors.iter().try_fold(1_usize, |product, &factor| product.checked_mul(factor))
+        };
+        let stride = product(&[n_heads, block_size, width])
+            .and_then(|n| n.checked_next_multiple_of(LINE / size_of::<E>()));
+        let len = stride.and_then(|stride| product(&[n_layers, n_blocks, stride]));
+        let (Some(stride), Some(len)) = (stride, len) else {
+            return Err(Error::StorageMemory { what, bytes: usize::MAX });
+        };
+        let codes = Buffer::zeroed(what, len)?;
+        // No more than there are elements.
+        let n_rows = n_layers * n_blocks * n_heads * block_size;
+        let scales = Scales::new::<E>(scaling, which, n_rows, block_size)?;
+        let isa = Isa::detect();
+        Ok(Self { isa, n_blocks, n_heads, block_size, width, stride, codes, scales })
+    }
+
+    /// The first `n` rows from a place on.
+    #[inline]
+    pub(crate) fn rows(&self, place: Place, n: usize) -> Rows<'_, E> {
+        debug_assert!(place.slot + n <= self.block_size, "{n} rows at {place:?}");
+        let Place { layer, slot, .. } = place;
+        Rows {
+            data: &self.codes[self.element(place)..][..n * self.width],
+            stride: self.width,
+            scales: self.scales.of_rows([layer, self.block_size], [self.row(place), slot], n),
+        }
+    }
+
+    /// Writes all heads of `n` tokens of `input`, from the token `first` on, to slots that follow each other.
+    #[inline]
+    pub(crate) fn write(&mut self, place: Place, input: &Input<'_>, first: usize, n: usize) {
+        debug_assert!(place.slot + n <= self.block_size, "{n} rows at {place:?}");
+        for head in 0..self.n_heads {
+            input.for_each_piece(head, first..first + n, |tokens, rows| {
+                let to = Place { head, slot: place.slot + tokens.start - first, ..place };
+                let (at, row, first_of_layer) =
+                    (self.element(to), self.row(to), place.layer * self.block_size);
+                let scales = self.scales.to_write(first_of_layer, row, tokens.len());
+                let codes = &mut self.codes[at..][..tokens.len() * self.width];
+                encode_rows_with(self.isa, rows, self.width, scales, codes);
+            });
+        }
+    }
+
+    /// Copies `n` rows of every head, in one layer, to where they may overlap.
+    pub(crate) fn copy(&mut self, from: Place, to: Place, n: usize) {
+        for head in 0..self.n_heads {
+            let (from, to) = (Place { head, ..from }, Place { head, ..to });
+            let start = self.element(from);
+            let target = self.element(to);
+            self.codes.copy_within(start..start + n * self.width, target);
+            self.scales.copy(self.row(from), self.row(to), n);
+        }
+    }
+
+    #[inline]
+    fn block(&self, place: Place) -> usize {
+        debug_assert!((place.block as usize) < self.n_blocks, "{place:?} of {}", self.n_blocks);
+        place.layer * self.n_blocks + place.block as usize
+    }
+
+    #[inline]
+    fn element(&self, place: Place) -> usize {
+        let in_block = (place.head * self.block_size + place.slot) * self.width;
+        self.block(place) * self.stride + in_block
+    }
+
+    #[inline]
+    fn row(&self, place: Place) -> usize {
+        (self.block(place) * self.n_heads + place.head) * self.block_size + place.slot
+    }
+}
