@@ -6,8 +6,8 @@
 //! Tokens have an *index* in the source, `0..len`, in the order of the runs, and a *position* in the text, which is the same unless a
 //! window was kept.
 
-use crate::element::{E4M3, E5M2};
-use half::{bf16, f16};
+pub use crate::element::{E4M3, E5M2};
+pub use half::{bf16, f16};
 
 pub use element::KvElement;
 pub use plain::KvArrays;

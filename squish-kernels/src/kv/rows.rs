@@ -32,86 +32,98 @@ pub enum RowScales<'a> {
     PerRow(&'a mut [f32]),
 }
 
-/// Rows of `f32`, each of `width` numbers, into `out`, `[rows, width]`. What scales `rows` has itself is left aside.
+/// Rows of `f32` into `out`, `[n_rows, width]`. What scales `rows` has itself is left aside.
 ///
 /// # Panics
 ///
-/// If `width` is zero or does not divide the length of `out`, `rows` has fewer rows than `out` or overlapping ones, there are not as many
-/// scales, or `E` is a type whose rows are not scaled and a scale is asked for.
+/// If `rows` has fewer rows than `n_rows` or overlapping ones, `out` is not as long, there are not as many scales, or `E` is a type whose rows
+/// are not scaled and a scale is asked for.
 pub fn encode_rows_into<E: KvElement>(
     rows: Rows<'_, f32>,
-    width: usize,
+    [n_rows, width]: [usize; 2],
     scales: RowScales<'_>,
     out: &mut [E],
 ) {
-    encode_rows_with(Isa::detect(), rows, width, scales, out);
+    encode_rows_with(Isa::detect(), rows, [n_rows, width], scales, out);
 }
 
-/// The values of rows of `width` numbers, times their scales if they have any, into `out`, `[rows, width]`.
+/// The values of rows, times their scales if they have any, into `out`, `[n_rows, width]`.
 ///
 /// # Panics
 ///
-/// If `width` is zero or does not divide the length of `out`, or `rows` has fewer rows or scales than `out` has rows, or overlapping ones.
-pub fn decode_rows_into<E: KvElement>(rows: Rows<'_, E>, width: usize, out: &mut [f32]) {
-    decode_rows_with(Isa::detect(), rows, width, out);
+/// If `rows` has fewer rows or scales than `n_rows` or overlapping ones, or `out` is not as long.
+pub fn decode_rows_into<E: KvElement>(
+    rows: Rows<'_, E>,
+    [n_rows, width]: [usize; 2],
+    out: &mut [f32],
+) {
+    decode_rows_with(Isa::detect(), rows, [n_rows, width], out);
 }
 
 #[doc(hidden)]
+#[inline]
 pub fn encode_rows_with<E: KvElement>(
     isa: Isa,
     rows: Rows<'_, f32>,
-    width: usize,
+    dims: [usize; 2],
     scales: RowScales<'_>,
     out: &mut [E],
 ) {
-    let n_rows = check(&rows, width, out.len());
-    if E::LARGEST.is_none() {
-        assert!(matches!(scales, RowScales::None), "encode: rows of {} have no scales", E::NAME);
-        if rows.stride == width {
-            return E::encode(isa, &rows.data[..n_rows * width], 1.0, Overflow::Ieee, out);
+    check(&rows, dims, out.len());
+    let [n_rows, width] = dims;
+    let pairs = out.chunks_exact_mut(width.max(1)).enumerate();
+    let row = |i: usize| &rows.data[i * rows.stride..][..width];
+    match (scales, E::LARGEST) {
+        (RowScales::None, None) => {
+            // Numbers are rounded one by one, and so may be rows in one piece.
+            if n_rows == 1 || rows.stride == width {
+                let data = &rows.data[..n_rows * width];
+                return E::encode(isa, data, 1.0, Overflow::Ieee, out);
+            }
+            pairs.for_each(|(i, out)| E::encode(isa, row(i), 1.0, Overflow::Ieee, out));
         }
-    }
-    let pairs = each(&rows, width, n_rows).zip(out.chunks_exact_mut(width));
-    let Some(largest) = E::LARGEST else {
-        return pairs.for_each(|(x, out)| E::encode(isa, x, 1.0, Overflow::Ieee, out));
-    };
-    match scales {
-        RowScales::PerRow(scales) => {
+        (RowScales::PerRow(scales), Some(largest)) => {
             assert_eq!(scales.len(), n_rows, "encode: scales of {n_rows} rows");
-            for ((x, out), scale) in pairs.zip(scales) {
-                *scale = scale_of(abs_max_with(isa, x), largest);
-                E::encode(isa, x, *scale, Overflow::Saturate, out);
+            for ((i, out), scale) in pairs.zip(scales) {
+                *scale = scale_of(abs_max_with(isa, row(i)), largest);
+                E::encode(isa, row(i), *scale, Overflow::Saturate, out);
             }
         }
-        RowScales::None => encode_all(isa, pairs, 1.0),
-        RowScales::Given(scale) => encode_all(isa, pairs, scale),
+        (RowScales::None, Some(_)) => {
+            pairs.for_each(|(i, out)| encode_given(isa, row(i), 1.0, out));
+        }
+        (RowScales::Given(scale), Some(_)) => {
+            pairs.for_each(|(i, out)| encode_given(isa, row(i), scale, out));
+        }
+        (_, None) => panic!("encode: rows of {} have no scales", E::NAME),
     }
 }
 
 #[doc(hidden)]
-pub fn decode_rows_with<E: KvElement>(isa: Isa, rows: Rows<'_, E>, width: usize, out: &mut [f32]) {
-    let n_rows = check(&rows, width, out.len());
+#[inline]
+pub fn decode_rows_with<E: KvElement>(
+    isa: Isa,
+    rows: Rows<'_, E>,
+    dims: [usize; 2],
+    out: &mut [f32],
+) {
+    check(&rows, dims, out.len());
+    let [n_rows, width] = dims;
     let scales = rows.scales.map(|scales| &scales[..n_rows]);
-    if rows.stride == width {
+    if n_rows == 1 || rows.stride == width {
         return E::decode(isa, &rows.data[..n_rows * width], width, scales, out);
     }
-    let pairs = each(&rows, width, n_rows).zip(out.chunks_exact_mut(width));
-    for (i, (x, out)) in pairs.enumerate() {
+    for (i, out) in out.chunks_exact_mut(width.max(1)).enumerate() {
+        let x = &rows.data[i * rows.stride..][..width];
         E::decode(isa, x, width, scales.map(|scales| &scales[i..=i]), out);
     }
 }
 
-/// Rows under one scale. Whether a number may overflow to what is not finite is looked up row by row: the other rows are not to matter.
-fn encode_all<'x, E: KvElement>(
-    isa: Isa,
-    pairs: impl Iterator<Item = (&'x [f32], &'x mut [E])>,
-    scale: f32,
-) {
-    for (x, out) in pairs {
-        let is_finite = abs_max_with(isa, x).is_finite();
-        let overflow = if is_finite { Overflow::Saturate } else { Overflow::Ieee };
-        E::encode(isa, x, scale, overflow, out);
-    }
+/// A row under a scale that was given. Whether a number may overflow to what is not finite is up to the row alone.
+fn encode_given<E: KvElement>(isa: Isa, x: &[f32], scale: f32, out: &mut [E]) {
+    let is_finite = abs_max_with(isa, x).is_finite();
+    let overflow = if is_finite { Overflow::Saturate } else { Overflow::Ieee };
+    E::encode(isa, x, scale, overflow, out);
 }
 
 /// The scale of a row with this largest magnitude, such that its reciprocal is finite.
@@ -125,23 +137,10 @@ fn scale_of(amax: f32, largest: f32) -> f32 {
     }
 }
 
-fn each<'a, E>(
-    rows: &Rows<'a, E>,
-    width: usize,
-    n_rows: usize,
-) -> impl Iterator<Item = &'a [E]> + use<'a, E> {
-    // A single row may have any stride.
-    rows.data.chunks(rows.stride.max(width)).take(n_rows).map(move |row| &row[..width])
-}
-
-/// Number of rows of `out`, if `rows` has as many.
-fn check<E>(rows: &Rows<'_, E>, width: usize, len: usize) -> usize {
-    assert!(width > 0 && len.is_multiple_of(width), "rows of {width} in {len} elements");
-    let n_rows = len / width;
+#[inline]
+fn check<E>(rows: &Rows<'_, E>, [n_rows, width]: [usize; 2], len: usize) {
+    assert!(n_rows.checked_mul(width) == Some(len), "{len} elements for {n_rows} rows of {width}");
     if n_rows > 1 {
         assert!(rows.stride >= width, "rows of {width} at a stride of {} overlap", rows.stride);
     }
-    let has_all = n_rows == 0 || rows.data.len() >= (n_rows - 1) * rows.stride + width;
-    assert!(has_all, "{} elements are fewer than {n_rows} rows", rows.data.len());
-    n_rows
 }

@@ -64,7 +64,7 @@ fn check<E: KvElement>(encode: Encode<E>) {
                 (_, true) => RowScales::Given(0.03),
                 (_, false) => RowScales::PerRow(&mut scales),
             };
-            encode_rows_with(isa, input(), width, asked, &mut codes);
+            encode_rows_with(isa, input(), [N, width], asked, &mut codes);
             for i in 0..N {
                 let amax = abs_max(row(i));
                 let scale = match (E::LARGEST, is_given) {
@@ -89,8 +89,8 @@ fn check<E: KvElement>(encode: Encode<E>) {
             }
             let (mut values, mut plain) = (vec![-1.0; N * width], vec![-1.0; N * width]);
             let stored = Rows { data: &codes, stride: width, scales: Some(&scales) };
-            decode_rows_with(isa, stored, width, &mut values);
-            decode_rows_with(isa, Rows { scales: None, ..stored }, width, &mut plain);
+            decode_rows_with(isa, stored, [N, width], &mut values);
+            decode_rows_with(isa, Rows { scales: None, ..stored }, [N, width], &mut plain);
             for (i, code) in codes.iter().enumerate() {
                 let want = code.to_f32();
                 assert!(same_value(plain[i], want), "{isa:?} {}", E::NAME);
@@ -115,7 +115,8 @@ fn rows_apart_are_read_back_as_rows_in_one_piece() {
     let codes: Vec<i8> = (0..60).collect();
     let scales = [1.0, 0.5, 2.0, 4.0];
     let mut out = [0.0; 20];
-    decode_rows_into(Rows { data: &codes, stride: 15, scales: Some(&scales) }, 5, &mut out);
+    let rows = Rows { data: &codes[..50], stride: 15, scales: Some(&scales) };
+    decode_rows_into(rows, [4, 5], &mut out);
     for (i, got) in out.iter().enumerate() {
         assert_eq!(*got, f32::from(codes[i / 5 * 15 + i % 5]) * scales[i / 5]);
     }
@@ -129,9 +130,9 @@ fn scaled_rows_come_back_within_half_a_step() {
         let x = rows(64, 96, 7);
         let (mut codes, mut scales) = (vec![E::default(); x.len()], vec![0.0; 64]);
         let (mut back, input) = (vec![0.0; x.len()], Rows { data: &x, stride: 96, scales: None });
-        encode_rows_into(input, 96, RowScales::PerRow(&mut scales), &mut codes);
+        encode_rows_into(input, [64, 96], RowScales::PerRow(&mut scales), &mut codes);
         let stored = Rows { data: &codes, stride: 96, scales: Some(&scales) };
-        decode_rows_into(stored, 96, &mut back);
+        decode_rows_into(stored, [64, 96], &mut back);
         for (i, (&x, &back)) in x.iter().zip(&back).enumerate() {
             let scale = scales[i / 96];
             if scale.is_nan() {
@@ -152,32 +153,54 @@ fn scaled_rows_come_back_within_half_a_step() {
 }
 
 #[test]
+fn no_rows_are_no_rows() {
+    encode_rows_into::<i8>(
+        Rows { data: &[], stride: 4, scales: None },
+        [0, 4],
+        RowScales::PerRow(&mut []),
+        &mut [],
+    );
+    decode_rows_into::<bf16>(Rows { data: &[], stride: 4, scales: None }, [0, 4], &mut []);
+}
+
+#[test]
 fn wrong_lengths_panic() {
-    let refused = |f: fn()| std::panic::catch_unwind(f).is_err();
-    let x = |n: usize| &[0.0_f32; 64][..n];
-    assert!(!refused(|| encode_rows_into(
-        Rows { data: &[0.0; 8], stride: 4, scales: None },
-        4,
-        RowScales::None,
-        &mut [0.0; 8]
-    )));
-    for (n, stride, width, n_out) in [(8, 4, 0, 8), (8, 4, 3, 8), (7, 4, 4, 8), (8, 3, 4, 8)] {
-        let call = move || {
-            let rows = Rows { data: x(n), stride, scales: None };
-            encode_rows_into(rows, width, RowScales::None, &mut vec![0.0; n_out]);
+    let x = [0.0_f32; 64];
+    let is_refused = |n: usize, stride: usize, dims: [usize; 2], n_out: usize| {
+        let encode = move || {
+            let rows = Rows { data: &x[..n], stride, scales: None };
+            encode_rows_into(rows, dims, RowScales::None, &mut vec![bf16::ZERO; n_out]);
         };
-        assert!(std::panic::catch_unwind(call).is_err(), "{n} {stride} {width} {n_out}");
+        let decode = move || {
+            let rows = Rows { data: &x[..n], stride, scales: None };
+            decode_rows_into(rows, dims, &mut vec![0.0; n_out]);
+        };
+        [std::panic::catch_unwind(encode).is_err(), std::panic::catch_unwind(decode).is_err()]
+    };
+    assert_eq!(is_refused(8, 4, [2, 4], 8), [false; 2]);
+    for (n, stride, dims, n_out) in [
+        (8, 4, [2, 4], 7),
+        (7, 4, [2, 4], 8),
+        (9, 6, [2, 4], 8),
+        (8, 3, [2, 4], 8),
+        (3, 4, [1, 4], 4),
+        (8, 4, [usize::MAX, 8], 8),
+    ] {
+        assert_eq!(is_refused(n, stride, dims, n_out), [true; 2], "{n} {stride} {dims:?} {n_out}");
     }
-    assert!(refused(|| {
-        let rows = Rows { data: &[0.0; 8], stride: 4, scales: None };
-        encode_rows_into(rows, 4, RowScales::PerRow(&mut [0.0]), &mut [0_i8; 8]);
+    let refuses = |f: fn()| std::panic::catch_unwind(f).is_err();
+    const fn rows() -> Rows<'static, f32> {
+        Rows { data: &[0.0; 8], stride: 4, scales: None }
+    }
+    assert!(!refuses(|| encode_rows_into(rows(), [2, 4], RowScales::None, &mut [0_i8; 8])));
+    assert!(refuses(|| {
+        encode_rows_into(rows(), [2, 4], RowScales::PerRow(&mut [0.0]), &mut [0_i8; 8]);
     }));
-    assert!(refused(|| {
-        let rows = Rows { data: &[0.0; 8], stride: 4, scales: None };
-        encode_rows_into(rows, 4, RowScales::Given(1.0), &mut [bf16::ZERO; 8]);
+    assert!(refuses(|| {
+        encode_rows_into(rows(), [2, 4], RowScales::Given(1.0), &mut [bf16::ZERO; 8]);
     }));
-    assert!(refused(|| {
+    assert!(refuses(|| {
         let rows = Rows { data: &[0_i8; 8], stride: 4, scales: Some(&[1.0]) };
-        decode_rows_into(rows, 4, &mut [0.0; 8]);
+        decode_rows_into(rows, [2, 4], &mut [0.0; 8]);
     }));
 }
