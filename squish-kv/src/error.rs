@@ -163,8 +163,8 @@ pub enum Error {
         /// The length that was given.
         actual: usize,
     },
-    /// The rows of a token do not lie in one piece.
-    #[error("rows of a token of `{what}` are apart: shape {shape:?}, strides {strides:?}")]
+    /// The rows of a token, or of a head that is gathered, do not lie in one piece.
+    #[error("rows of `{what}` do not lie in one piece: shape {shape:?}, strides {strides:?}")]
     Layout {
         /// The argument, by name.
         what: &'static str,
@@ -208,6 +208,32 @@ pub enum Error {
         token: usize,
         /// The head.
         head: usize,
+    },
+    /// A cache in one piece has no room for that many tokens.
+    #[error("{n_new} tokens do not fit behind {len} in a cache of {capacity}")]
+    Full {
+        /// Tokens of the cache.
+        len: usize,
+        /// Tokens to be appended.
+        n_new: usize,
+        /// The most tokens.
+        capacity: usize,
+    },
+    /// A step was to be read or committed before all that it asks for was written.
+    #[error("layer {layer} of sequence {index} of the step was not written")]
+    NotWritten {
+        /// The layer.
+        layer: usize,
+        /// The sequence, by its place in the batch.
+        index: usize,
+    },
+    /// A slot outside its block.
+    #[error("slots up to {end} of a block of {block_size}")]
+    UnknownSlot {
+        /// One more than the largest slot.
+        end: usize,
+        /// Slots of a block.
+        block_size: usize,
     },
 }
 

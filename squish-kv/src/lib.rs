@@ -22,7 +22,10 @@ pub use ndarray;
 pub use pool::{BlockPool, Reuse};
 pub use prefix::CachedBlock;
 pub use sequence::SequenceId;
-pub use squish_kernels::kv::{KvArrays, KvElement, KvSource, Rows, Run};
+pub use squish_kernels::kv::{E4M3, E5M2, KvArrays, KvElement, KvSource, Rows, Run, bf16, f16};
 pub use step::{Moves, Slots, Step};
-pub use storage::{KvShape, Scaling};
+pub use storage::{
+    GqaCache, GqaStep, KvShape, KvView, PagedArenas, PagedKvCache, PagedStep, Scaling, gather,
+    gather_into,
+};
 pub use tables::{BlockTables, Retention};

@@ -138,13 +138,7 @@ impl Step<'_> {
     /// [`Error::Path`]; and as [`table`](Self::table).
     pub fn accept<'s>(&'s mut self, id: SequenceId, path: &'s [usize]) -> Result<Moves<'s>> {
         let (sequence, entry) = self.find(id)?;
-        let (n_new, mut least) = (entry.n_new as usize, 0);
-        for (index, &node) in path.iter().enumerate() {
-            if node < least || node >= n_new {
-                return Err(Error::Path { index, node, least, n_new });
-            }
-            least = node + 1;
-        }
+        check_path(path, entry.n_new as usize)?;
         let at = sequence.entry as usize;
         let BlockTables { open, index, sequences, block_size, .. } = &mut *self.tables;
         let entry = &mut open.batch[at];
@@ -165,6 +159,23 @@ impl Step<'_> {
         self.tables.commit_open();
     }
 
+    /// The place of a sequence in the batch.
+    #[inline]
+    pub(crate) fn index(&self, id: SequenceId) -> Result<usize> {
+        Ok(self.find(id)?.0.entry as usize)
+    }
+
+    /// New tokens of the sequence at a place in the batch.
+    #[inline]
+    pub(crate) fn n_new(&self, index: usize) -> usize {
+        self.tables.open.batch[index].n_new as usize
+    }
+
+    /// Leading blocks that a sequence has given back.
+    pub(crate) fn n_null(&self, id: SequenceId) -> Result<usize> {
+        Ok(self.find(id)?.0.n_null as usize)
+    }
+
     #[inline]
     fn find(&self, id: SequenceId) -> Result<(&Sequence, &Entry)> {
         let sequence = self.tables.sequences.get(id)?;
@@ -180,6 +191,18 @@ impl Drop for Step<'_> {
         // A committed step has left nothing to undo.
         self.tables.roll_back();
     }
+}
+
+/// `Ok` if `path` ascends among the `n_new` nodes of a step.
+pub(crate) fn check_path(path: &[usize], n_new: usize) -> Result<()> {
+    let mut least = 0;
+    for (index, &node) in path.iter().enumerate() {
+        if node < least || node >= n_new {
+            return Err(Error::Path { index, node, least, n_new });
+        }
+        least = node + 1;
+    }
+    Ok(())
 }
 
 /// The slots of consecutive tokens.
@@ -201,6 +224,17 @@ impl<'a> Slots<'a> {
         };
         let table = &sequence.table[n_skipped as usize..];
         Self { table, offset, n_left: entry.n_new, block_size }
+    }
+
+    /// The slots of each block: the first one and their number.
+    #[inline]
+    pub(crate) fn runs(self) -> impl Iterator<Item = (Slot, usize)> + use<'a> {
+        let Self { table, mut offset, mut n_left, block_size } = self;
+        table.iter().map_while(move |&block| {
+            let (slot, n) = (Slot { block, offset }, n_left.min(block_size - offset));
+            (offset, n_left) = (0, n_left - n);
+            (n > 0).then_some((slot, n as usize))
+        })
     }
 
     /// The slot of the token `n` places on.

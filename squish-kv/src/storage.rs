@@ -13,10 +13,22 @@
 
 mod arena;
 mod buffer;
+mod gather;
+mod gqa;
 mod input;
+mod paged;
+mod paged_cache;
+mod paged_step;
 mod plane;
 mod scaling;
 mod shape;
+mod view;
 
+pub use gather::{gather, gather_into};
+pub use gqa::{GqaCache, GqaStep};
+pub use paged::PagedArenas;
+pub use paged_cache::PagedKvCache;
+pub use paged_step::PagedStep;
 pub use scaling::Scaling;
 pub use shape::KvShape;
+pub use view::KvView;

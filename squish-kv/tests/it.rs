@@ -5,10 +5,14 @@
     reason = "a test fails by panicking; the lint spares functions marked as tests, not what they call"
 )]
 
+#[path = "it/gqa.rs"]
+mod gqa;
 #[path = "it/hash.rs"]
 mod hash;
 #[path = "it/model.rs"]
 mod model;
+#[path = "it/paged.rs"]
+mod paged;
 #[path = "it/pool.rs"]
 mod pool;
 #[path = "it/prefix.rs"]
@@ -19,6 +23,8 @@ mod step;
 mod tables;
 #[path = "it/walk.rs"]
 mod walk;
+#[path = "it/walk_cache.rs"]
+mod walk_cache;
 
 #[global_allocator]
 static ALLOCATOR: squish_bench::alloc::CountingAllocator = squish_bench::alloc::CountingAllocator;

@@ -13,7 +13,7 @@ use super::{
     shape::KvShape,
 };
 use crate::{
-    block::{BlockCopy, MAX_SLOTS, Slot, SlotMove},
+    block::{BlockCopy, BlockId, MAX_SLOTS, Slot, SlotMove},
     error::{Error, Result},
 };
 
@@ -24,6 +24,8 @@ pub(crate) struct Arena<E> {
     block_size: usize,
     /// Whether the type has no code for numbers that are not finite, nor scales that say so.
     wants_finite: bool,
+    /// Scales of keys and values in each layer, if they were given.
+    scales: Option<Vec<[f32; 2]>>,
     keys: Plane<E>,
     values: Plane<E>,
 }
@@ -58,9 +60,27 @@ impl<E: KvElement> Arena<E> {
             let dims = [shape.n_layers, n_blocks, shape.n_heads, block_size, shape.dims()[which]];
             Plane::new(which, dims, scaling)
         };
-        let wants_finite = matches!(scaling, Scaling::Static(_)) && !E::HAS_NAN;
+        let scales = match scaling {
+            Scaling::Dynamic => None,
+            Scaling::Static(scales) => Some(scales.to_vec()),
+        };
+        let wants_finite = scales.is_some() && !E::HAS_NAN;
         let (keys, values) = (plane(0)?, plane(1)?);
-        Ok(Self { shape, n_blocks, block_size, wants_finite, keys, values })
+        Ok(Self { shape, n_blocks, block_size, wants_finite, scales, keys, values })
+    }
+
+    /// A copy of the first `n_slots` slots of each block, in blocks of another size.
+    pub(crate) fn with_block_size(&self, block_size: usize, n_slots: usize) -> Result<Self> {
+        let scaling = self.scales.as_deref().map_or(Scaling::Dynamic, Scaling::Static);
+        let mut out = Self::new(self.shape, self.n_blocks, block_size, scaling)?;
+        for layer in 0..self.shape.n_layers {
+            for block in 0..self.n_blocks as BlockId {
+                let first = place(layer, 0, Slot { block, offset: 0 });
+                out.keys.copy_from(&self.keys, first, n_slots);
+                out.values.copy_from(&self.values, first, n_slots);
+            }
+        }
+        Ok(out)
     }
 
     pub(crate) const fn shape(&self) -> KvShape {
@@ -81,7 +101,8 @@ impl<E: KvElement> Arena<E> {
         &self,
         layer: usize,
         n_tokens: usize,
-        [keys, values]: [ArrayView3<'a, f32>; 2],
+        keys: &'a ArrayView3<'a, f32>,
+        values: &'a ArrayView3<'a, f32>,
     ) -> Result<NewTokens<'a>> {
         self.shape.check_layer(layer)?;
         let KvShape { n_heads, key_dim, value_dim, .. } = self.shape;
@@ -94,24 +115,19 @@ impl<E: KvElement> Arena<E> {
         Ok(NewTokens { layer, keys, values })
     }
 
-    /// Writes new tokens to as many slots.
+    /// Writes new tokens to as many slots: so many from each of these on, in one block.
     #[inline]
-    pub(crate) fn write(&mut self, tokens: &NewTokens<'_>, slots: impl Iterator<Item = Slot>) {
+    pub(crate) fn write(
+        &mut self,
+        tokens: &NewTokens<'_>,
+        runs: impl Iterator<Item = (Slot, usize)>,
+    ) {
         let mut first = 0;
-        let mut slots = slots.peekable();
-        while let Some(Slot { block, offset }) = slots.next() {
-            let mut n = 1;
-            while let Some(next) = slots.peek()
-                && next.block == block
-                && next.offset == offset + n
-            {
-                slots.next();
-                n += 1;
-            }
-            let place = place(tokens.layer, 0, Slot { block, offset });
-            self.keys.write(place, &tokens.keys, first, n as usize);
-            self.values.write(place, &tokens.values, first, n as usize);
-            first += n as usize;
+        for (slot, n) in runs {
+            let place = place(tokens.layer, 0, slot);
+            self.keys.write(place, &tokens.keys, first, n);
+            self.values.write(place, &tokens.values, first, n);
+            first += n;
         }
     }
 

@@ -1,7 +1,5 @@
 //! New tokens as they come.
 
-use std::ops::Range;
-
 use ndarray::{ArrayView3, Axis};
 use squish_kernels::{abs_max, kv::Rows};
 
@@ -11,9 +9,11 @@ use crate::error::{Error, Result};
 #[derive(Clone, Copy)]
 pub(crate) struct Input<'a> {
     what: &'static str,
-    view: ArrayView3<'a, f32>,
+    view: &'a ArrayView3<'a, f32>,
     /// All of them, where they lie in one piece.
     whole: Option<&'a [f32]>,
+    n_heads: usize,
+    width: usize,
 }
 
 impl<'a> Input<'a> {
@@ -21,7 +21,7 @@ impl<'a> Input<'a> {
     #[inline]
     pub(crate) fn new(
         what: &'static str,
-        view: ArrayView3<'a, f32>,
+        view: &'a ArrayView3<'a, f32>,
         [n_tokens, n_heads, width]: [usize; 3],
     ) -> Result<Self> {
         let (tokens, heads, actual) = view.dim();
@@ -31,13 +31,10 @@ impl<'a> Input<'a> {
         let whole = view.to_slice();
         if whole.is_none() && !view.index_axis(Axis(0), 0).is_standard_layout() {
             let strides = view.strides();
-            return Err(Error::Layout {
-                what,
-                shape: [n_tokens, n_heads, width],
-                strides: [strides[0], strides[1], strides[2]],
-            });
+            let (shape, strides) = (view.dim().into(), [strides[0], strides[1], strides[2]]);
+            return Err(Error::Layout { what, shape, strides });
         }
-        Ok(Self { what, view, whole })
+        Ok(Self { what, view, whole, n_heads, width })
     }
 
     /// `Ok` if all numbers are finite, which `element` asks for.
@@ -45,9 +42,8 @@ impl<'a> Input<'a> {
         if self.whole.is_some_and(|all| abs_max(all).is_finite()) {
             return Ok(());
         }
-        let (n_tokens, n_heads, _) = self.view.dim();
-        for token in 0..n_tokens {
-            for head in 0..n_heads {
+        for token in 0..self.view.dim().0 {
+            for head in 0..self.n_heads {
                 if !abs_max(self.row(token, head)).is_finite() {
                     return Err(Error::NotFinite { what: self.what, element, token, head });
                 }
@@ -56,28 +52,26 @@ impl<'a> Input<'a> {
         Ok(())
     }
 
-    /// Calls `f` with the rows of a head in pieces, and which of the tokens they are.
+    /// Whether tokens lie one after the other.
     #[inline]
-    pub(crate) fn for_each_piece(
-        &self,
-        head: usize,
-        tokens: Range<usize>,
-        mut f: impl FnMut(Range<usize>, Rows<'a, f32>),
-    ) {
-        let (_, n_heads, width) = self.view.dim();
-        if let Some(all) = self.whole {
-            let stride = n_heads * width;
-            let data = &all[tokens.start * stride + head * width..];
-            return f(tokens, Rows { data, stride, scales: None });
-        }
-        for token in tokens {
-            f(token..token + 1, Rows { data: self.row(token, head), stride: width, scales: None });
-        }
+    pub(crate) fn is_whole(&self) -> bool {
+        self.whole.is_some()
+    }
+
+    /// The rows of a head from a token on: all of them where tokens lie one after the other, else one.
+    #[inline]
+    pub(crate) fn rows(&self, token: usize, head: usize) -> Rows<'a, f32> {
+        let stride = self.n_heads * self.width;
+        let data = match self.whole {
+            Some(all) => &all[token * stride + head * self.width..],
+            None => self.row(token, head),
+        };
+        Rows { data, stride, scales: None }
     }
 
     fn row(&self, token: usize, head: usize) -> &'a [f32] {
-        let width = self.view.dim().2;
-        let heads = self.view.index_axis_move(Axis(0), token);
-        &heads.to_slice().expect("the rows of a token lie in one piece")[head * width..][..width]
+        let heads = self.view.index_axis(Axis(0), token);
+        let all = heads.to_slice().expect("the rows of a token lie in one piece");
+        &all[head * self.width..][..self.width]
     }
 }

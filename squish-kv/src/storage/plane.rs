@@ -80,15 +80,18 @@ impl<E: KvElement> Plane<E> {
     #[inline]
     pub(crate) fn write(&mut self, place: Place, input: &Input<'_>, first: usize, n: usize) {
         debug_assert!(place.slot + n <= self.block_size, "{n} rows at {place:?}");
+        // Tokens that lie apart are written one by one.
+        let each = if input.is_whole() { n.max(1) } else { 1 };
+        let (mut element, mut row) = (self.element(place), self.row(place));
         for head in 0..self.n_heads {
-            input.for_each_piece(head, first..first + n, |tokens, rows| {
-                let to = Place { head, slot: place.slot + tokens.start - first, ..place };
-                let (at, row, first_of_layer) =
-                    (self.element(to), self.row(to), place.layer * self.block_size);
-                let scales = self.scales.to_write(first_of_layer, row, tokens.len());
-                let codes = &mut self.codes[at..][..tokens.len() * self.width];
-                encode_rows_with(self.isa, rows, self.width, scales, codes);
-            });
+            for token in (0..n).step_by(each) {
+                let scales = self.scales.to_write(place.layer * self.block_size, row + token, each);
+                let codes = &mut self.codes[element + token * self.width..][..each * self.width];
+                let rows = input.rows(first + token, head);
+                encode_rows_with(self.isa, rows, [each, self.width], scales, codes);
+            }
+            element += self.block_size * self.width;
+            row += self.block_size;
         }
     }
 
@@ -100,6 +103,17 @@ impl<E: KvElement> Plane<E> {
             let target = self.element(to);
             self.codes.copy_within(start..start + n * self.width, target);
             self.scales.copy(self.row(from), self.row(to), n);
+        }
+    }
+
+    /// Copies `n` rows of every head from the same place in another plane, whose blocks may have another size.
+    pub(crate) fn copy_from(&mut self, from: &Self, place: Place, n: usize) {
+        for head in 0..self.n_heads {
+            let place = Place { head, ..place };
+            let (to, row) = (self.element(place), self.row(place));
+            let rows = from.rows(place, n);
+            self.codes[to..to + rows.data.len()].copy_from_slice(rows.data);
+            self.scales.copy_from(row, rows.scales);
         }
     }
 

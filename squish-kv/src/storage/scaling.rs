@@ -114,4 +114,11 @@ impl Scales {
             scales.copy_within(from..from + n, to);
         }
     }
+
+    /// Stores those of rows from elsewhere, from `row` on.
+    pub(crate) fn copy_from(&mut self, row: usize, from: Option<&[f32]>) {
+        if let (Self::PerRow(scales), Some(from)) = (self, from) {
+            scales[row..row + from.len()].copy_from_slice(from);
+        }
+    }
 }

@@ -14,16 +14,16 @@ use squish_kv::{
 };
 
 /// Decisions read from bytes; zeros behind their end.
-struct Choices<'a>(&'a [u8]);
+pub(crate) struct Choices<'a>(pub(crate) &'a [u8]);
 
 impl Choices<'_> {
-    fn below(&mut self, n: usize) -> usize {
+    pub(crate) fn below(&mut self, n: usize) -> usize {
         let (&first, rest) = self.0.split_first().unwrap_or((&0, &[]));
         self.0 = rest;
         usize::from(first) % n
     }
 
-    fn tokens(&mut self, n: usize) -> Vec<u32> {
+    pub(crate) fn tokens(&mut self, n: usize) -> Vec<u32> {
         // Two tokens: prefixes are to agree by chance.
         (0..n).map(|_| self.below(2) as u32).collect()
     }
@@ -61,7 +61,7 @@ impl Model {
     }
 }
 
-fn mix(digest: u64, token: u32) -> u64 {
+pub(crate) fn mix(digest: u64, token: u32) -> u64 {
     (digest ^ u64::from(token) << 1 ^ 1).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29)
 }
 
