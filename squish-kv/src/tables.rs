@@ -128,11 +128,22 @@ impl BlockTables {
         tokens: &[u32],
         retention: Retention,
     ) -> Result<(SequenceId, usize)> {
+        self.create_behind(key, tokens, tokens.len().saturating_sub(1), retention)
+    }
+
+    /// As [`create_with_prefix`](Self::create_with_prefix), with the first `most` tokens at most.
+    pub(crate) fn create_behind(
+        &mut self,
+        key: &PrefixKey,
+        tokens: &[u32],
+        most: usize,
+        retention: Retention,
+    ) -> Result<(SequenceId, usize)> {
         self.roll_back();
         let id = self.sequences.create()?;
         let mut table = std::mem::take(&mut self.sequence_mut(id)?.table);
         let reach = retention.reach();
-        let found = self.search(key, tokens, reach, |block| {
+        let found = self.search(key, tokens, most, reach, |block| {
             table.push(block.unwrap_or(NULL_BLOCK));
         });
         table.truncate(found.n_blocks);
@@ -161,7 +172,8 @@ impl BlockTables {
     /// How many tokens of a prompt [`create_with_prefix`](Self::create_with_prefix) would find. Changes nothing, the order of reuse included.
     #[must_use]
     pub fn cached_len(&self, key: &PrefixKey, tokens: &[u32], retention: Retention) -> usize {
-        self.search(key, tokens, retention.reach(), |_| {}).n_blocks * self.block_size()
+        let most = tokens.len().saturating_sub(1);
+        self.search(key, tokens, most, retention.reach(), |_| {}).n_blocks * self.block_size()
     }
 
     /// A sequence with the tokens of `id`. Blocks are shared until one of both writes.
@@ -315,17 +327,18 @@ impl BlockTables {
         sequence.room > 0 && !sequence.owns_last && last.is_some_and(is_seen)
     }
 
-    /// The longest hit of a prompt; `visit` gets what is found for each block that was looked for.
+    /// The longest hit of a prompt among its first `most` tokens; `visit` gets what is found for each block that was looked for.
     fn search(
         &self,
         key: &PrefixKey,
         tokens: &[u32],
+        most: usize,
         reach: u32,
         mut visit: impl FnMut(Option<BlockId>),
     ) -> Found {
         let block_size = self.block_size();
         let tokens = &tokens[..tokens.len().min(u32::MAX as usize)];
-        let n_whole = tokens.len().saturating_sub(1) / block_size;
+        let n_whole = most.min(tokens.len()) / block_size;
         let n_read = (reach as usize).div_ceil(block_size);
         let mut parent = key.root();
         let mut found = Found { n_blocks: 0, n_read: 0, chain: parent };

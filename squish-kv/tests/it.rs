@@ -17,6 +17,8 @@ mod paged;
 mod pool;
 #[path = "it/prefix.rs"]
 mod prefix;
+#[path = "it/prefix_pool.rs"]
+mod prefix_pool;
 #[path = "it/step.rs"]
 mod step;
 #[path = "it/tables.rs"]

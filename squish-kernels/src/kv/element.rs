@@ -124,7 +124,9 @@ impl sealed::Convert for f32 {
 fn scale_rows(rows: &mut [f32], width: usize, scales: Option<&[f32]>) {
     let Some(scales) = scales else { return };
     for (row, scale) in rows.chunks_exact_mut(width).zip(scales) {
-        row.iter_mut().for_each(|x| *x *= scale);
+        for x in row {
+            *x *= scale;
+        }
     }
 }
 

@@ -152,6 +152,10 @@ fn scaled_rows_come_back_within_half_a_step() {
     check::<E5M2>(57344.0, step(2, -14));
 }
 
+const fn two_rows() -> Rows<'static, f32> {
+    Rows { data: &[0.0; 8], stride: 4, scales: None }
+}
+
 #[test]
 fn no_rows_are_no_rows() {
     encode_rows_into::<i8>(
@@ -189,15 +193,12 @@ fn wrong_lengths_panic() {
         assert_eq!(is_refused(n, stride, dims, n_out), [true; 2], "{n} {stride} {dims:?} {n_out}");
     }
     let refuses = |f: fn()| std::panic::catch_unwind(f).is_err();
-    const fn rows() -> Rows<'static, f32> {
-        Rows { data: &[0.0; 8], stride: 4, scales: None }
-    }
-    assert!(!refuses(|| encode_rows_into(rows(), [2, 4], RowScales::None, &mut [0_i8; 8])));
+    assert!(!refuses(|| encode_rows_into(two_rows(), [2, 4], RowScales::None, &mut [0_i8; 8])));
     assert!(refuses(|| {
-        encode_rows_into(rows(), [2, 4], RowScales::PerRow(&mut [0.0]), &mut [0_i8; 8]);
+        encode_rows_into(two_rows(), [2, 4], RowScales::PerRow(&mut [0.0]), &mut [0_i8; 8]);
     }));
     assert!(refuses(|| {
-        encode_rows_into(rows(), [2, 4], RowScales::Given(1.0), &mut [bf16::ZERO; 8]);
+        encode_rows_into(two_rows(), [2, 4], RowScales::Given(1.0), &mut [bf16::ZERO; 8]);
     }));
     assert!(refuses(|| {
         let rows = Rows { data: &[0_i8; 8], stride: 4, scales: Some(&[1.0]) };

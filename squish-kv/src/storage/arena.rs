@@ -131,15 +131,20 @@ impl<E: KvElement> Arena<E> {
         }
     }
 
-    /// Copies the first slots of a block to another block, in all layers.
-    pub(crate) fn copy_block(&mut self, copy: BlockCopy) {
-        let [from, to] = [copy.from, copy.to].map(|block| Slot { block, offset: 0 });
-        self.copy(from, to, copy.n_slots as usize);
+    /// Copies the first slots of blocks to other blocks, in all layers.
+    #[inline]
+    pub(crate) fn copy_blocks(&mut self, copies: &[BlockCopy]) {
+        for copy in copies {
+            let [from, to] = [copy.from, copy.to].map(|block| Slot { block, offset: 0 });
+            self.copy(from, to, copy.n_slots as usize);
+        }
     }
 
-    /// Copies a token to another slot, in all layers.
-    pub(crate) fn move_token(&mut self, SlotMove { from, to }: SlotMove) {
-        self.copy(from, to, 1);
+    /// Copies tokens to other slots, one after the other, in all layers.
+    pub(crate) fn move_tokens(&mut self, moves: impl Iterator<Item = SlotMove>) {
+        for SlotMove { from, to } in moves {
+            self.copy(from, to, 1);
+        }
     }
 
     fn copy(&mut self, from: Slot, to: Slot, n: usize) {

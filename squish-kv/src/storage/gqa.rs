@@ -226,9 +226,10 @@ impl<E: KvElement> GqaStep<'_, E> {
     pub fn accept(&mut self, path: &[usize]) -> Result<()> {
         check_path(path, self.n_new)?;
         let GqaCache { arena, len, .. } = &mut *self.cache;
-        for (to, &from) in path.iter().enumerate().filter(|(to, from)| to != *from) {
-            arena.move_token(SlotMove { from: slot(*len + from), to: slot(*len + to) });
-        }
+        let moved = path.iter().enumerate().filter(|(to, from)| to != *from);
+        arena.move_tokens(
+            moved.map(|(to, from)| SlotMove { from: slot(*len + from), to: slot(*len + to) }),
+        );
         self.n_new = path.len();
         Ok(())
     }

@@ -73,7 +73,7 @@ impl<E: KvElement> PagedArenas<E> {
             self.check_block(to)?;
             self.check_slots(n_slots as usize)?;
         }
-        copies.iter().for_each(|&copy| self.arena.copy_block(copy));
+        self.arena.copy_blocks(copies);
         Ok(())
     }
 
@@ -105,7 +105,7 @@ impl<E: KvElement> PagedArenas<E> {
             self.check_slot(from)?;
             self.check_slot(to)?;
         }
-        moves.for_each(|it| self.arena.move_token(it));
+        self.arena.move_tokens(moves);
         Ok(())
     }
 

@@ -145,7 +145,7 @@ impl<E: KvElement> PagedKvCache<E> {
     pub fn begin(&mut self, batch: &[(SequenceId, usize)]) -> Result<PagedStep<'_, E>> {
         let Self { tables, arenas, written } = self;
         let step = tables.begin(batch)?;
-        step.copies().iter().for_each(|&copy| arenas.arena.copy_block(copy));
+        arenas.arena.copy_blocks(step.copies());
         written.clear();
         written.resize(batch.len() * arenas.shape().n_layers, false);
         Ok(PagedStep { step, arena: &mut arenas.arena, written })
@@ -167,7 +167,7 @@ impl<E: KvElement> PagedKvCache<E> {
         let n_new = keys.dim().0;
         let tokens = arena.check(0, n_new, &keys, &values)?;
         let step = self.tables.begin(&[(id, n_new)])?;
-        step.copies().iter().for_each(|&copy| arena.copy_block(copy));
+        arena.copy_blocks(step.copies());
         arena.write(&tokens, step.slots(id)?.runs());
         step.commit();
         Ok(())

@@ -80,9 +80,7 @@ impl<E: KvElement> PagedStep<'_, E> {
     ///
     /// [`Error::Path`]; and as [`Step::table`].
     pub fn accept(&mut self, id: SequenceId, path: &[usize]) -> Result<()> {
-        for moved in self.step.accept(id, path)? {
-            self.arena.move_token(moved);
-        }
+        self.arena.move_tokens(self.step.accept(id, path)?);
         Ok(())
     }
 

@@ -85,7 +85,8 @@ impl<E: KvElement> Plane<E> {
         let (mut element, mut row) = (self.element(place), self.row(place));
         for head in 0..self.n_heads {
             for token in (0..n).step_by(each) {
-                let scales = self.scales.to_write(place.layer * self.block_size, row + token, each);
+                let scales =
+                    self.scales.for_write(place.layer * self.block_size, row + token, each);
                 let codes = &mut self.codes[element + token * self.width..][..each * self.width];
                 let rows = input.rows(first + token, head);
                 encode_rows_with(self.isa, rows, [each, self.width], scales, codes);

@@ -95,7 +95,7 @@ impl Scales {
     }
 
     /// The same, for rows that are about to be written.
-    pub(crate) fn to_write(
+    pub(crate) fn for_write(
         &mut self,
         first_of_layer: usize,
         row: usize,

@@ -283,7 +283,7 @@ fn tokens_may_lie_apart_as_in_a_fused_projection() {
     let shape = KvShape::new(1, 2, 6);
     let apart = |cache: &mut GqaCache<E4M3>| cache.append(k, v).unwrap();
     let whole = |cache: &mut GqaCache<E4M3>| {
-        cache.append(k.to_owned().view(), v.to_owned().view()).unwrap()
+        cache.append(k.to_owned().view(), v.to_owned().view()).unwrap();
     };
     let written = |write: &dyn Fn(&mut GqaCache<E4M3>)| {
         let mut cache = GqaCache::new(shape, 5, Scaling::Dynamic).unwrap();
@@ -295,6 +295,26 @@ fn tokens_may_lie_apart_as_in_a_fused_projection() {
     let mut cache = GqaCache::<f32>::new(shape, 5, Scaling::Dynamic).unwrap();
     cache.append(k.slice(s![..;-1, .., ..]), v.slice(s![..;-1, .., ..])).unwrap();
     assert_eq!(cache.gather(0).unwrap().0, k.slice(s![..;-1, .., ..]).permuted_axes([1, 0, 2]));
+}
+
+#[test]
+fn rows_keep_their_scales_where_room_is_made() {
+    fn check(scaling: Scaling<'_>) {
+        let mut cache = GqaCache::<i8>::new(KvShape::new(1, 2, 4), 3, scaling).unwrap();
+        let (x, y) = (numbers(3, 2, 4, 1), numbers(2, 2, 4, 2));
+        cache.append(x.view(), y.view()).unwrap_err();
+        cache.append(x.view(), x.view()).unwrap();
+        let before = rows(&cache.view(0).unwrap());
+        cache.reserve(5).unwrap();
+        assert_eq!(rows(&cache.view(0).unwrap()), before);
+        cache.append(y.view(), y.view()).unwrap();
+        let mut at_once = GqaCache::<i8>::new(KvShape::new(1, 2, 4), 5, scaling).unwrap();
+        at_once.append(x.view(), x.view()).unwrap();
+        at_once.append(y.view(), y.view()).unwrap();
+        assert_eq!(rows(&cache.view(0).unwrap()), rows(&at_once.view(0).unwrap()));
+    }
+    check(Scaling::Dynamic);
+    check(Scaling::Static(&[[0.01, 0.02]]));
 }
 
 #[test]

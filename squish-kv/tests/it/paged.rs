@@ -92,7 +92,9 @@ fn paged_is_contiguous<E: KvElement>(
     // Sequences of one block each, whose blocks come back in another order.
     let mut others: Vec<SequenceId> =
         order.iter().map(|_| paged.create(Retention::All).unwrap()).collect();
-    others.iter().for_each(|&id| append(&mut paged, id, 1, 77, None));
+    for &id in &others {
+        append(&mut paged, id, 1, 77, None);
+    }
     for &at in order {
         let at = at % others.len();
         paged.free(others.swap_remove(at)).unwrap();
@@ -271,6 +273,34 @@ fn attention_to_a_row_that_is_not_finite_is_nan() {
     check::<i8>();
     check::<E4M3>();
     check::<E5M2>();
+}
+
+#[test]
+fn an_append_is_a_step_of_one_layer() {
+    let shape = KvShape { n_layers: 1, ..SHAPE };
+    let new = || PagedKvCache::<E4M3>::new(shape, 30, 4, Scaling::Dynamic).unwrap();
+    let [mut by_append, mut by_step] = [new(), new()];
+    let mut ids = vec![by_append.create(Retention::All).unwrap()];
+    assert_eq!(by_step.create(Retention::All), Ok(ids[0]));
+    // Forks whose last block is shared, full, and their own.
+    for (seed, n) in [6, 3, 3, 1, 0, 5].into_iter().enumerate() {
+        for at in 0..ids.len() {
+            let (id, [k, v]) = (ids[at], tokens(n, 0, 10 * seed + at));
+            by_append.append(id, k.view(), v.view()).unwrap();
+            let mut step = by_step.begin(&[(id, n)]).unwrap();
+            step.write(0, id, k.view(), v.view()).unwrap();
+            step.commit().unwrap();
+        }
+        if seed < 3 {
+            ids.push(by_append.fork(ids[0]).unwrap());
+            assert_eq!(by_step.fork(ids[0]), Ok(ids[ids.len() - 1]));
+        }
+        for &id in &ids {
+            let [got, want] = [&by_append, &by_step].map(|cache| rows(&cache.view(0, id).unwrap()));
+            assert_eq!(got, want);
+            assert_eq!(by_append.tables().table(id), by_step.tables().table(id));
+        }
+    }
 }
 
 #[test]

@@ -218,7 +218,9 @@ impl<E: KvElement> World<E> {
                 new.push(kept_at.map_or(self.n_garbage, |i| model.digests[n_before + i]));
             }
             if is_dropped {
-                new.iter_mut().for_each(|digest| *digest ^= 1 << 30);
+                for digest in &mut new {
+                    *digest ^= 1 << 30;
+                }
             }
             let (is_recorded, is_first) = (choices.below(4) > 0, choices.below(2) == 0);
             if is_recorded && is_first {
@@ -297,7 +299,7 @@ impl<E: KvElement> World<E> {
     }
 }
 
-fn arrays<'a>(n_tokens: usize, rows: [&'a [f32]; 2]) -> [ArrayView3<'a, f32>; 2] {
+fn arrays(n_tokens: usize, rows: [&[f32]; 2]) -> [ArrayView3<'_, f32>; 2] {
     let array = |rows, dim| ArrayView3::from_shape((n_tokens, SHAPE.n_heads, dim), rows).unwrap();
     [array(rows[0], SHAPE.key_dim), array(rows[1], SHAPE.value_dim)]
 }
