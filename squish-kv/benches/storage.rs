@@ -1,9 +1,12 @@
-//! Caches with their storage: what a token costs to append, and a sequence to copy out. One thread.
+//! Caches with their storage: what a token costs to append, a sequence to copy out, and a prompt to store and to find. One thread.
 
-use squish_bench::{Checked, Limit, Residency, Row, Suite, Target, Unchecked, Work, black_box};
+use squish_bench::{
+    Checked, Limit, Residency, Row, Suite, Table, Target, Unchecked, Work, black_box,
+};
 use squish_kv::{
-    GqaCache, KvShape, KvSource, PagedKvCache, Retention, Scaling, SequenceId,
-    ndarray::{Array3, ArrayView3},
+    GqaCache, KvShape, KvSource, PagedKvCache, PrefixKey, PrefixPool, Retention, Salt, Scaling,
+    Scope, SequenceId,
+    ndarray::{Array3, ArrayView3, Axis},
 };
 
 const HEADS: usize = 2;
@@ -61,9 +64,24 @@ static GATHER_LONG: Row = Row {
     work: Work::bytes(bytes(8192, 8, 128), bytes(8192, 8, 128)),
     limit: Limit::Copy(Residency::Dram),
     note: "f32, blocks of 32 in descending order",
-    table: squish_bench::Table::Llm,
+    table: Table::Llm,
     ..GATHER
 };
+
+const fn prefix(id: &'static str, operation: &'static str, shape: &'static str) -> Row {
+    Row {
+        id,
+        module: "PrefixPool",
+        operation,
+        shape,
+        note: "keys and values of 2 heads of 64 in blocks of 16",
+        ..Row::SEED
+    }
+}
+
+static PUT: Row = prefix("prefix_pool/put", "put() of a new prompt", "16");
+static GET_HIT: Row = prefix("prefix_pool/get_hit", "get(), release()", "16");
+static GET_MISS: Row = prefix("prefix_pool/get_miss", "get()", "20");
 
 fn main() {
     let mut suite = Suite::new();
@@ -74,6 +92,9 @@ fn main() {
         let n_tokens = row.size(8192, 96);
         gather(row, n_tokens, 8, 128, 32)
     });
+    suite.row(&PUT, put);
+    suite.row(&GET_HIT, |row| get(row, 16, 16));
+    suite.row(&GET_MISS, |row| get(row, 20, 0));
     suite.finish();
 }
 
@@ -180,13 +201,20 @@ fn filled(
     let mut cache =
         PagedKvCache::<f32>::new(KvShape::new(1, n_heads, dim), n_blocks, block, Scaling::Dynamic)
             .expect("memory");
-    // The free blocks are taken in the reverse order of their return.
-    let all = cache.create(Retention::All).expect("a sequence");
-    let (k, v) = (numbers(n_tokens, n_heads, dim, 1), numbers(n_tokens, n_heads, dim, 2));
-    cache.append(all, k.view(), v.view()).expect("room");
-    cache.free(all).expect("alive");
+    // Blocks are taken in the reverse order of their return.
+    let one = numbers(1, n_heads, dim, 0);
+    let all: Vec<SequenceId> =
+        (0..n_blocks).map(|_| cache.create(Retention::All).expect("a sequence")).collect();
+    for &id in &all {
+        cache.append(id, one.view(), one.view()).expect("room");
+    }
+    for id in all {
+        cache.free(id).expect("alive");
+    }
     let id = cache.create(Retention::All).expect("a sequence");
+    let (k, v) = (numbers(n_tokens, n_heads, dim, 1), numbers(n_tokens, n_heads, dim, 2));
     cache.append(id, k.view(), v.view()).expect("room");
+    assert!(cache.tables().table(id).expect("alive").is_sorted_by(|a, b| a > b));
     (cache, id)
 }
 
@@ -211,4 +239,62 @@ fn gather(
         }
     })
     .ours_and_memcpy(bytes(n_tokens, n_heads, dim) as usize, || run(black_box(&mut out)))
+}
+
+fn pool() -> (PrefixPool<f32>, PrefixKey) {
+    let shape = KvShape::new(1, HEADS, DIM);
+    let mut pool = PrefixPool::new(shape, 1024, BLOCK, Scaling::Dynamic).expect("small");
+    pool.reserve(4, 64);
+    let salt = Salt::Tenant(b"tenant");
+    (pool, Scope { model: b"model", adapter: None, layer_group: 0, salt }.key())
+}
+
+fn prompt(n: usize) -> Vec<u32> {
+    (0..n as u32).map(|i| i.wrapping_mul(2_654_435_761) >> 15).collect()
+}
+
+fn put(row: Unchecked<'_>) -> Checked<'_> {
+    let ((mut pool, key), mut tokens) = (pool(), prompt(16));
+    let [k, v] = [1, 2].map(|seed| numbers(16, HEADS, DIM, seed).insert_axis(Axis(0)));
+    // No prompt comes twice: each takes the block of the one that was there for longest.
+    let mut put = |pool: &mut PrefixPool<f32>| {
+        tokens[0] = tokens[0].wrapping_add(1);
+        let n = pool.put(&key, black_box(&tokens), black_box(&k).view(), black_box(&v).view());
+        (n.expect("room"), tokens[0])
+    };
+    row.check(|| {
+        for _ in 0..3000 {
+            assert_eq!(put(&mut pool).0, 16);
+        }
+        let mut last = prompt(16);
+        last[0] = put(&mut pool).1;
+        let hit = pool.get(&key, &last).expect("few").expect("it was stored");
+        let mut out = [0, 1].map(|_| Array3::<f32>::zeros((HEADS, 16, DIM)));
+        let [keys, values] = &mut out;
+        pool.gather_into(&hit, 0, keys.view_mut(), values.view_mut()).expect("fits");
+        for (out, rows) in out.iter().zip([&k, &v]) {
+            assert_eq!(out, rows.index_axis(Axis(0), 0).permuted_axes([1, 0, 2]));
+        }
+        pool.release(hit).expect("held");
+    })
+    .ours(|bencher| bencher.iter(|| put(&mut pool)))
+}
+
+/// Of a prompt of `n` tokens, `n_there` are there.
+fn get(row: Unchecked<'_>, n: usize, n_there: usize) -> Checked<'_> {
+    let ((mut pool, key), tokens) = (pool(), prompt(n));
+    let [k, v] = [1, 2].map(|seed| numbers(n, HEADS, DIM, seed).insert_axis(Axis(0)));
+    let mut stored = tokens.clone();
+    stored[0] ^= u32::from(n_there == 0);
+    pool.put(&key, &stored, k.view(), v.view()).expect("room");
+    let get = |pool: &mut PrefixPool<f32>| {
+        let hit = pool.get(&key, black_box(&tokens)).expect("few");
+        hit.map_or(0, |hit| {
+            let n = hit.n_tokens();
+            pool.release(hit).expect("held");
+            n
+        })
+    };
+    row.check(|| assert_eq!(get(&mut pool), n_there))
+        .ours(|bencher| bencher.iter(|| get(&mut pool)))
 }

@@ -9,20 +9,6 @@ const BLOCK: usize = 16;
 /// The blocks of a prompt of a few pages.
 const N_BLOCKS: usize = 128;
 
-const fn seed(id: &'static str, shape: &'static str) -> Row {
-    Row {
-        id,
-        module: "PrefixPool",
-        operation: "create_with_prefix(), free()",
-        shape,
-        note: "blocks of 16; the blocks are held and let go, and hold the keys and values of all layers",
-        ..Row::SEED
-    }
-}
-
-static GET_HIT: Row = seed("prefix_pool/get_hit", "16");
-static GET_MISS: Row = seed("prefix_pool/get_miss", "20");
-
 static APPEND: Row = Row {
     id: "kv/append_accounting",
     module: "BlockTables",
@@ -51,8 +37,6 @@ static LOOKUP: Row = Row {
 
 fn main() {
     let mut suite = Suite::new();
-    suite.row(&GET_HIT, get_hit);
-    suite.row(&GET_MISS, get_miss);
     suite.row(&APPEND, append);
     suite.row(&APPEND_BATCH, append_batch);
     suite.row(&LOOKUP, lookup);
@@ -77,28 +61,6 @@ fn cached(tokens: &[u32]) -> BlockTables {
     step.commit();
     tables.free(id).expect("alive");
     tables
-}
-
-fn get(tables: &mut BlockTables, key: &PrefixKey, prompt: &[u32]) -> usize {
-    let (id, n_cached) =
-        tables.create_with_prefix(key, prompt, Retention::All).expect("a sequence");
-    tables.free(id).expect("alive");
-    n_cached
-}
-
-fn get_hit(row: Unchecked<'_>) -> Checked<'_> {
-    // A prompt of 16 cached tokens and one to compute.
-    let (prompt, key) = (tokens(17), key());
-    let mut tables = cached(&prompt);
-    row.check(|| assert_eq!(get(&mut tables, &key, &prompt), 16))
-        .ours(|bencher| bencher.iter(|| get(&mut tables, black_box(&key), black_box(&prompt))))
-}
-
-fn get_miss(row: Unchecked<'_>) -> Checked<'_> {
-    let (prompt, key) = (tokens(20), key());
-    let mut tables = cached(&prompt.iter().map(|token| token ^ 1).collect::<Vec<u32>>());
-    row.check(|| assert_eq!(get(&mut tables, &key, &prompt), 0))
-        .ours(|bencher| bencher.iter(|| get(&mut tables, black_box(&key), black_box(&prompt))))
 }
 
 /// Tokens of a sequence before another one takes its place.
