@@ -30,7 +30,15 @@ mod weights;
 
 use fearless_simd::{Simd, prelude::*};
 
-use crate::{Isa, exp::exp_normal_lanes, isa::dispatch, kv::KvElement};
+use half::{bf16, f16};
+
+use crate::{
+    Isa,
+    element::{E4M3, E5M2},
+    exp::exp_normal_lanes,
+    isa::dispatch,
+    kv::{KvElement, sealed},
+};
 
 pub use tile::{Part, Tile};
 
@@ -102,9 +110,26 @@ pub fn attend<E: KvElement>(
     E::attend(isa, tile, queries, states, scores);
 }
 
-/// [`attend`], compiled for each level.
+/// Compiles [`attend`] here, once, and not wherever it is called.
+macro_rules! attend {
+    ($($type:ty),*) => {$(
+        impl sealed::Attend for $type {
+            fn attend(
+                isa: Isa,
+                tile: &Tile<'_, Self>,
+                queries: &Queries<'_>,
+                states: &mut States<'_>,
+                scores: &mut [[f32; TILE]],
+            ) {
+                on_level(isa, tile, queries, states, scores);
+            }
+        }
+    )*};
+}
+attend!(f32, bf16, f16, i8, E4M3, E5M2);
+
 #[inline(always)]
-pub(crate) fn on_level<E: KvElement>(
+fn on_level<E: KvElement>(
     isa: Isa,
     tile: &Tile<'_, E>,
     queries: &Queries<'_>,

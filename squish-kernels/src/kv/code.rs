@@ -7,7 +7,7 @@
 use fearless_simd::Level;
 use fearless_simd::{Simd, prelude::*};
 
-use super::element::MOST_PARTS;
+use super::{E4M3, E5M2, load::MOST_PARTS};
 #[cfg(target_arch = "x86_64")]
 use crate::bytes::same;
 
@@ -20,9 +20,38 @@ pub(super) trait Code {
     fn value<S: Simd>(simd: S, codes: S::u32s) -> S::f32s;
 }
 
+impl Code for E4M3 {
+    const HALVES: &'static [[u8; 128]; 2] = &halves([3, 7], 0x7f);
+
+    #[inline(always)]
+    fn value<S: Simd>(simd: S, codes: S::u32s) -> S::f32s {
+        let magnitude = codes & 0x7f;
+        // The bias is 7, that of `f32` 127; a subnormal is its mantissa times 2^-9.
+        let normal = (magnitude << 20) + S::u32s::splat(simd, 120 << 23);
+        let is_nan = magnitude.simd_eq(S::u32s::splat(simd, 0x7f));
+        let normal = is_nan.select(S::u32s::splat(simd, 0x7ff0_0000), normal);
+        signed::<S>(codes, normal, 8, 1.0 / 512.0)
+    }
+}
+
+impl Code for E5M2 {
+    const HALVES: &'static [[u8; 128]; 2] = &halves([2, 15], 0x7c);
+
+    #[inline(always)]
+    fn value<S: Simd>(simd: S, codes: S::u32s) -> S::f32s {
+        let magnitude = codes & 0x7f;
+        let bits = magnitude << 21;
+        // The bias is 15; a subnormal is its mantissa times 2^-16.
+        let normal = bits + S::u32s::splat(simd, 112 << 23);
+        let is_special = magnitude.simd_ge(S::u32s::splat(simd, 0x7c));
+        let normal = is_special.select(bits | S::u32s::splat(simd, 0x7f80_0000), normal);
+        signed::<S>(codes, normal, 4, 1.0 / 65536.0)
+    }
+}
+
 /// The bytes of the `bf16` of each code without its sign, where `n_bits` of mantissa and so large a bias make the exponent and codes from
 /// `first_special` on are infinite or NaN.
-pub(super) const fn halves([n_bits, bias]: [u32; 2], first_special: u32) -> [[u8; 128]; 2] {
+const fn halves([n_bits, bias]: [u32; 2], first_special: u32) -> [[u8; 128]; 2] {
     let mut out = [[0; 128]; 2];
     let mut code = 0;
     while code < 128 {
@@ -94,12 +123,7 @@ fn parts<S: Simd>(simd: S, x: &[u8]) -> [S::u32s; MOST_PARTS] {
 /// The values of codes: the bits `normal` where the code without its sign is `n_subnormal` at least, else the code times `unit`; with the
 /// sign.
 #[inline(always)]
-pub(super) fn signed<S: Simd>(
-    codes: S::u32s,
-    normal: S::u32s,
-    n_subnormal: u32,
-    unit: f32,
-) -> S::f32s {
+fn signed<S: Simd>(codes: S::u32s, normal: S::u32s, n_subnormal: u32, unit: f32) -> S::f32s {
     let simd = codes.token();
     let magnitude = codes & 0x7f;
     let small = magnitude.bitcast::<S::i32s>().to_float::<S::f32s>() * S::f32s::splat(simd, unit);

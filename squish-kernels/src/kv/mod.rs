@@ -16,11 +16,14 @@ pub use rows::{RowScales, decode_rows_into, encode_rows_into};
 pub use rows::{decode_rows_with, encode_rows_with};
 
 mod code;
+mod convert;
 mod element;
+mod load;
 mod plain;
 mod rows;
 
-pub(crate) use element::MOST_PARTS;
+pub(crate) use element::sealed;
+pub(crate) use load::MOST_PARTS;
 
 /// Consecutive tokens whose rows lie at one stride.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
