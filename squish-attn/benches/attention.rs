@@ -116,6 +116,23 @@ const LLAMA_BF16: Row = Row {
     targets: &[of_read(0.80), peers(2.0)],
     ..LLAMA_F32
 };
+/// How a step grows with the tokens before it.
+const fn by_length(shape: &'static str, tokens: usize) -> Row {
+    let read = decode(32, 8, tokens, 128);
+    Row {
+        shape,
+        work: Work::bytes(2 * read.read(), 0).with_flops(read.flops()),
+        targets: &[],
+        ..LLAMA_BF16
+    }
+}
+
+static BY_LENGTH: [(Row, usize); 3] = [
+    (by_length("32q8kv_512x128", 512), 512),
+    (by_length("32q8kv_2048x128", 2048), 2048),
+    (by_length("32q8kv_32768x128", 32768), 32768),
+];
+
 const LLAMA_INT8: Row = Row {
     id: "attention/decode_int8",
     operation: "attend: decode, int8 with a scale a row",
@@ -156,6 +173,11 @@ fn main() {
         suite.row(row, |row| attend(row, shape, 1, float, None, &one));
     }
     let layers = |bytes: u64| (ROTATED as u64 / (bytes * LLAMA.read()) + 1) as usize;
+    for (row, tokens) in &BY_LENGTH {
+        let shape = decode(32, 8, *tokens, 128);
+        let n_layers = (ROTATED as u64 / (2 * shape.read()) + 1) as usize;
+        suite.row(row, |row| attend(row, shape, n_layers, bf16::from_f32, None, &one));
+    }
     suite.row(&LLAMA_F32, |row| attend(row, LLAMA, layers(4), float, None, &one));
     suite.row(&LLAMA_BF16, |row| attend(row, LLAMA, layers(2), bf16::from_f32, None, &one));
     suite.row(&LLAMA_BF16_T2, |row| attend(row, LLAMA, layers(2), bf16::from_f32, None, &two));

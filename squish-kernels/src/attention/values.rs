@@ -1,7 +1,5 @@
 //! The weighted values of a tile.
 
-use std::ops::Range;
-
 use fearless_simd::{Simd, prelude::*};
 
 use super::{
@@ -21,27 +19,24 @@ pub(super) fn add_values<S: Simd, E: KvElement, const N: usize>(
     out: &mut [f32],
 ) {
     let width = out.len() / visible.len();
-    let Some(common) = visible.iter().copied().min() else { return };
-    let (rows, later) = (tile.rows(Kind::Values), tile.later_rows(Kind::Values));
-    let values = Values { rows, later, dim: tile.dims[1], tokens: 0..common };
     let mut row = 0;
     while row < visible.len() {
+        let n_tokens = visible[row];
+        let values = Values {
+            rows: tile.rows(Kind::Values),
+            // Memory is asked for along with the first rows.
+            later: tile.later_rows(Kind::Values).filter(|_| row == 0),
+            dim: tile.dims[1],
+            n_tokens,
+        };
         let (factors, weights) = (&factors[row..], &weights[row..]);
         let out = &mut out[row * width..];
-        row += match visible.len() - row {
+        // Only rows that see the same tokens are taken together.
+        row += match visible[row..].iter().take_while(|&&n| n == n_tokens).count() {
             4.. => columns::<S, E, 4, N>(simd, &values, factors, weights, &mut out[..4 * width]),
             2.. => columns::<S, E, 2, N>(simd, &values, factors, weights, &mut out[..2 * width]),
             _ => columns::<S, E, 1, N>(simd, &values, factors, weights, &mut out[..width]),
         };
-    }
-    for (row, &visible) in visible.iter().enumerate() {
-        if visible > common {
-            let mut rows = tile.rows(Kind::Values);
-            rows.skip(common);
-            let values = Values { rows, later: None, tokens: common..visible, ..values };
-            let (weights, out) = (&weights[row..=row], &mut out[row * width..(row + 1) * width]);
-            columns::<S, E, 1, N>(simd, &values, &[1.0], weights, out);
-        }
     }
 }
 
@@ -50,11 +45,18 @@ struct Values<'a, E> {
     rows: Cursor<'a, E>,
     later: Option<Later<'a, E>>,
     dim: usize,
-    tokens: Range<usize>,
+    n_tokens: usize,
 }
 
-/// Sums that registers hold on the widest vectors, beside what they are made of.
-const MOST_SUMS: usize = 16;
+/// Vectors of columns at a time: as many as there are registers for their sums. A row alone has short work with each load.
+const fn at_once(n_rows: usize, n: usize) -> usize {
+    match (n, n_rows) {
+        (1, 1) => 8,
+        (1, _) | (_, 1) => 4,
+        (2, _) => 2,
+        _ => 1,
+    }
+}
 
 /// All columns of `ROWS` rows. Returns their number.
 #[inline(always)]
@@ -68,16 +70,15 @@ fn columns<S: Simd, E: KvElement, const ROWS: usize, const N: usize>(
     let unit = S::f32s::LEN * E::PARTS;
     let (n_units, mut first) = (values.dim.div_ceil(unit), 0);
     while first < n_units {
-        let n_left = values.dim / unit - first.min(values.dim / unit);
-        // As many vectors of sums as there are registers for; a row alone has short work with each load.
-        first += match (MOST_SUMS / N / ROWS).min(8) / E::PARTS {
-            8 if n_left >= 8 => {
+        let n_whole = values.dim / unit - first.min(values.dim / unit);
+        first += match const { at_once(ROWS, N) / E::PARTS } {
+            8 if n_whole >= 8 => {
                 sums::<S, E, ROWS, 8, N>(simd, values, factors, weights, first, out)
             }
-            4 | 8 if n_left >= 4 => {
+            4 | 8 if n_whole >= 4 => {
                 sums::<S, E, ROWS, 4, N>(simd, values, factors, weights, first, out)
             }
-            2 | 4 if n_left >= 2 => {
+            2 | 4 if n_whole >= 2 => {
                 sums::<S, E, ROWS, 2, N>(simd, values, factors, weights, first, out)
             }
             _ => sums::<S, E, ROWS, 1, N>(simd, values, factors, weights, first, out),
@@ -115,13 +116,13 @@ fn sums<S: Simd, E: KvElement, const ROWS: usize, const UNITS: usize, const N: u
     }
     let mut of_rows = [&weights[0][..]; ROWS];
     for row in 0..ROWS {
-        of_rows[row] = &weights[row][values.tokens.clone()];
+        of_rows[row] = &weights[row][..values.n_tokens];
     }
     let unit_len = lanes * E::PARTS;
     let (from, n) = (first * unit_len, UNITS * unit_len);
     let (mut rows, mut later) = (values.rows, values.later);
     let mut end = [E::default(); CHAINS * MOST_PARTS];
-    for token in 0..values.tokens.len() {
+    for token in 0..values.n_tokens {
         if let Some(later) = &mut later {
             fetch(later.next(), from, n);
         }
