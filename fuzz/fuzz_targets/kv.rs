@@ -1,4 +1,4 @@
-//! No sequence of operations makes tables of blocks, or a cache with its storage, say something else than the obvious models of them.
+//! No sequence of operations makes tables of blocks, or a cache with its storage, paged or a ring, say something else than the obvious models of them.
 
 #![no_main]
 
@@ -8,9 +8,12 @@ use libfuzzer_sys::fuzz_target;
 mod walk;
 #[path = "../../squish-kv/tests/it/walk_cache.rs"]
 mod walk_cache;
+#[path = "../../squish-kv/tests/it/walk_ring.rs"]
+mod walk_ring;
 
 fuzz_target!(|input: &[u8]| match input {
-    // An odd first byte is for the cache.
-    [first, rest @ ..] if first % 2 == 1 => walk_cache::walk_cache(rest),
+    // The first byte says what it is for.
+    [first, rest @ ..] if first % 3 == 1 => walk_cache::walk_cache(rest),
+    [first, rest @ ..] if first % 3 == 2 => walk_ring::walk_ring(rest),
     _ => walk::walk(input),
 });

@@ -209,6 +209,14 @@ pub enum Error {
         /// The head.
         head: usize,
     },
+    /// So many sinks that a window has no room for a token beside them.
+    #[error("{n_sinks} sinks in a window of {window} tokens leave no room for others")]
+    Sinks {
+        /// Tokens that are kept for ever.
+        n_sinks: usize,
+        /// Tokens of the window, sinks included.
+        window: usize,
+    },
     /// A cache in one piece has no room for that many tokens.
     #[error("{n_new} tokens do not fit behind {len} in a cache of {capacity}")]
     Full {

@@ -25,7 +25,8 @@ pub use sequence::SequenceId;
 pub use squish_kernels::kv::{E4M3, E5M2, KvArrays, KvElement, KvSource, Rows, Run, bf16, f16};
 pub use step::{Moves, Slots, Step};
 pub use storage::{
-    GqaCache, GqaStep, KvShape, KvView, PagedArenas, PagedKvCache, PagedStep, PrefixHit,
-    PrefixPool, Scaling, gather, gather_into,
+    GqaCache, GqaStep, KvShape, KvView, PagedArenas, PagedKvCache, PagedStep, Positions, PrefixHit,
+    PrefixPool, RingView, Scaling, SlidingWindowKv, SlidingWindowStep, StreamingSinks, gather,
+    gather_into,
 };
 pub use tables::{BlockTables, Retention};

@@ -19,6 +19,8 @@ mod pool;
 mod prefix;
 #[path = "it/prefix_pool.rs"]
 mod prefix_pool;
+#[path = "it/ring.rs"]
+mod ring;
 #[path = "it/step.rs"]
 mod step;
 #[path = "it/tables.rs"]
@@ -27,6 +29,8 @@ mod tables;
 mod walk;
 #[path = "it/walk_cache.rs"]
 mod walk_cache;
+#[path = "it/walk_ring.rs"]
+mod walk_ring;
 
 #[global_allocator]
 static ALLOCATOR: squish_bench::alloc::CountingAllocator = squish_bench::alloc::CountingAllocator;

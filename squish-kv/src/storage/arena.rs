@@ -73,14 +73,20 @@ impl<E: KvElement> Arena<E> {
     pub(crate) fn with_block_size(&self, block_size: usize, n_slots: usize) -> Result<Self> {
         let scaling = self.scales.as_deref().map_or(Scaling::Dynamic, Scaling::Static);
         let mut out = Self::new(self.shape, self.n_blocks, block_size, scaling)?;
-        for layer in 0..self.shape.n_layers {
-            for block in 0..self.n_blocks as BlockId {
-                let first = place(layer, 0, Slot { block, offset: 0 });
-                out.keys.copy_from(&self.keys, first, n_slots);
-                out.values.copy_from(&self.values, first, n_slots);
-            }
+        for block in 0..self.n_blocks as BlockId {
+            let first = Slot { block, offset: 0 };
+            out.copy_from(self, first, first, n_slots);
         }
         Ok(out)
+    }
+
+    /// Copies `n` tokens in all layers, from those at a slot of another arena of this shape and scaling to those at a slot of this one.
+    pub(crate) fn copy_from(&mut self, other: &Self, from: Slot, to: Slot, n: usize) {
+        for layer in 0..self.shape.n_layers {
+            let [from, to] = [from, to].map(|slot| place(layer, 0, slot));
+            self.keys.copy_from(&other.keys, from, to, n);
+            self.values.copy_from(&other.values, from, to, n);
+        }
     }
 
     pub(crate) const fn shape(&self) -> KvShape {
@@ -124,11 +130,17 @@ impl<E: KvElement> Arena<E> {
     ) {
         let mut first = 0;
         for (slot, n) in runs {
-            let place = place(tokens.layer, 0, slot);
-            self.keys.write(place, &tokens.keys, first, n);
-            self.values.write(place, &tokens.values, first, n);
+            self.write_run(tokens, first, slot, n);
             first += n;
         }
+    }
+
+    /// Writes `n` of new tokens, from the one at `first` on, to slots from `slot` on, in one block.
+    #[inline]
+    pub(crate) fn write_run(&mut self, tokens: &NewTokens<'_>, first: usize, slot: Slot, n: usize) {
+        let place = place(tokens.layer, 0, slot);
+        self.keys.write(place, &tokens.keys, first, n);
+        self.values.write(place, &tokens.values, first, n);
     }
 
     /// Copies the first slots of blocks to other blocks, in all layers.

@@ -107,12 +107,12 @@ impl<E: KvElement> Plane<E> {
         }
     }
 
-    /// Copies `n` rows of every head from the same place in another plane, whose blocks may have another size.
-    pub(crate) fn copy_from(&mut self, from: &Self, place: Place, n: usize) {
+    /// Copies `n` rows of every head, from a place in another plane whose blocks may have another size.
+    pub(crate) fn copy_from(&mut self, other: &Self, from: Place, place: Place, n: usize) {
         for head in 0..self.n_heads {
             let place = Place { head, ..place };
             let (to, row) = (self.element(place), self.row(place));
-            let rows = from.rows(place, n);
+            let rows = other.rows(Place { head, ..from }, n);
             self.codes[to..to + rows.data.len()].copy_from_slice(rows.data);
             self.scales.copy_from(row, rows.scales);
         }

@@ -173,7 +173,7 @@ proptest! {
     }
 }
 
-fn attend<S: KvSource>(
+pub(crate) fn attend<S: KvSource>(
     source: &S,
     queries: ArrayView3<'_, f32>,
     mask: Mask<'_>,

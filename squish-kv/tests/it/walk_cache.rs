@@ -17,10 +17,10 @@ use squish_kv::{
 
 use super::walk::{Choices, mix};
 
-const SHAPE: KvShape = KvShape { n_layers: 2, n_heads: 2, key_dim: 5, value_dim: 3 };
+pub(crate) const SHAPE: KvShape = KvShape { n_layers: 2, n_heads: 2, key_dim: 5, value_dim: 3 };
 
 /// Scales that are given, where they are: of keys and values in each layer.
-const SCALES: [[f32; 2]; 2] = [[0.01, 0.02], [0.03, 0.004]];
+pub(crate) const SCALES: [[f32; 2]; 2] = [[0.01, 0.02], [0.03, 0.004]];
 
 #[derive(Clone, Debug)]
 struct Model {
@@ -90,7 +90,7 @@ fn walk<E: KvElement>(mut choices: Choices<'_>, scaling: Scaling<'_>) {
 }
 
 /// What the token of a digest has in a layer: keys, then values, of all heads.
-fn numbers(digest: u64, layer: usize) -> [Vec<f32>; 2] {
+pub(crate) fn numbers(digest: u64, layer: usize) -> [Vec<f32>; 2] {
     let row = |which: u64, n: usize| {
         let of = |i: usize| {
             let bits = mix(digest ^ which << 60 ^ (layer as u64) << 50, i as u32);
@@ -299,7 +299,7 @@ impl<E: KvElement> World<E> {
     }
 }
 
-fn arrays(n_tokens: usize, rows: [&[f32]; 2]) -> [ArrayView3<'_, f32>; 2] {
+pub(crate) fn arrays(n_tokens: usize, rows: [&[f32]; 2]) -> [ArrayView3<'_, f32>; 2] {
     let array = |rows, dim| ArrayView3::from_shape((n_tokens, SHAPE.n_heads, dim), rows).unwrap();
     [array(rows[0], SHAPE.key_dim), array(rows[1], SHAPE.value_dim)]
 }
@@ -332,14 +332,18 @@ fn check_rows<S: KvSource>(view: &S, digests: &[u64], layer: usize, is_static: b
 }
 
 /// The bits of a row's values, and its scale.
-fn value<E: KvElement>(rows: Rows<'_, E>, i: usize, dim: usize) -> (Vec<u32>, Option<f32>) {
+pub(crate) fn value<E: KvElement>(
+    rows: Rows<'_, E>,
+    i: usize,
+    dim: usize,
+) -> (Vec<u32>, Option<f32>) {
     let scale = rows.scales.map(|scales| scales[i]);
     let row = &rows.data[i * rows.stride..][..dim];
     (row.iter().map(|x| (x.to_f32() * scale.unwrap_or(1.0)).to_bits()).collect(), scale)
 }
 
 /// The bits of what a row becomes in the cache.
-fn rounded<E: KvElement>(x: &[f32], scale: Option<f32>) -> Vec<u32> {
+pub(crate) fn rounded<E: KvElement>(x: &[f32], scale: Option<f32>) -> Vec<u32> {
     let (mut codes, mut scales) = (vec![E::default(); x.len()], [scale.unwrap_or(1.0)]);
     let asked = match (E::LARGEST, scale) {
         (None, _) => RowScales::None,
