@@ -5,7 +5,7 @@ use squish_bench::{
 };
 use squish_kv::{
     GqaCache, KvShape, KvSource, PagedKvCache, PrefixKey, PrefixPool, Retention, Salt, Scaling,
-    Scope, SequenceId,
+    Scope, SequenceId, SlidingWindowKv,
     ndarray::{Array3, ArrayView3, Axis},
 };
 
@@ -15,6 +15,8 @@ const BLOCK: usize = 16;
 
 /// Tokens of a sequence before it begins anew.
 const LONG: usize = 4096;
+
+const WINDOW: usize = 128;
 
 static PAGED_APPEND: Row = Row {
     id: "paged_kv/append",
@@ -33,6 +35,15 @@ static GQA_APPEND: Row = Row {
     operation: "append() of one token",
     shape: "2x64",
     note: "as above, in one piece",
+    ..PAGED_APPEND
+};
+
+static RING_APPEND: Row = Row {
+    id: "sliding_window/append",
+    module: "SlidingWindowKv",
+    operation: "append() of one token",
+    shape: "2x64",
+    note: "as above, in a full ring of 128",
     ..PAGED_APPEND
 };
 
@@ -87,6 +98,7 @@ fn main() {
     let mut suite = Suite::new();
     suite.row(&PAGED_APPEND, paged_append);
     suite.row(&GQA_APPEND, gqa_append);
+    suite.row(&RING_APPEND, ring_append);
     suite.row(&GATHER, |row| gather(row, 32, HEADS, DIM, BLOCK));
     suite.row(&GATHER_LONG, |row| {
         let n_tokens = row.size(8192, 96);
@@ -132,23 +144,23 @@ fn paged_append(row: Unchecked<'_>) -> Checked<'_> {
         "rows",
         TOKEN.moved(),
         || append(&mut cache, black_box(&k).view(), black_box(&v).view()),
-        copy_rows(&k, &v),
+        copy_rows(&k, &v, LONG),
     )
 }
 
-/// Copies of the rows of a token to arrays `[heads][LONG][DIM]`, one token behind the other.
-fn copy_rows(k: &Array3<f32>, v: &Array3<f32>) -> impl FnMut() {
-    let mut arrays = [0, 1].map(|_| vec![0.0_f32; HEADS * LONG * DIM]);
+/// Copies of the rows of a token to arrays `[heads][n_slots][DIM]`, one token behind the other.
+fn copy_rows(k: &Array3<f32>, v: &Array3<f32>, n_slots: usize) -> impl FnMut() {
+    let mut arrays = [0, 1].map(|_| vec![0.0_f32; HEADS * n_slots * DIM]);
     let mut len = 0;
     move || {
         for (array, rows) in arrays.iter_mut().zip([k, v]) {
             let rows = black_box(rows).as_slice().expect("plain");
             for (head, row) in rows.chunks_exact(DIM).enumerate() {
-                array[(head * LONG + len) * DIM..][..DIM].copy_from_slice(row);
+                array[(head * n_slots + len) * DIM..][..DIM].copy_from_slice(row);
             }
         }
         black_box(&mut arrays);
-        len = (len + 1) % LONG;
+        len = (len + 1) % n_slots;
     }
 }
 
@@ -186,7 +198,26 @@ fn gqa_append(row: Unchecked<'_>) -> Checked<'_> {
         "rows",
         TOKEN.moved(),
         || append(&mut cache, black_box(&k).view(), black_box(&v).view()),
-        copy_rows(&k, &v),
+        copy_rows(&k, &v, LONG),
+    )
+}
+
+fn ring_append(row: Unchecked<'_>) -> Checked<'_> {
+    let shape = KvShape::new(1, HEADS, DIM);
+    let mut cache = SlidingWindowKv::<f32>::new(shape, WINDOW, Scaling::Dynamic).expect("small");
+    let (k, v) = (numbers(1, HEADS, DIM, 1), numbers(1, HEADS, DIM, 2));
+    row.check(|| {
+        for i in 0..2 * WINDOW + 33 {
+            let (k, v) = (numbers(1, HEADS, DIM, i), numbers(1, HEADS, DIM, 3 * i));
+            cache.append(k.view(), v.view()).expect("fits");
+        }
+        assert_last(&cache.view(0).expect("a layer"), WINDOW, 2 * WINDOW + 32);
+    })
+    .ours_and_probe(
+        "rows",
+        TOKEN.moved(),
+        || cache.append(black_box(&k).view(), black_box(&v).view()).expect("fits"),
+        copy_rows(&k, &v, WINDOW),
     )
 }
 
