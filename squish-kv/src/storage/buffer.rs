@@ -1,9 +1,6 @@
 //! Memory that starts on a cache line.
 
-use std::{
-    fmt,
-    ops::{Deref, DerefMut},
-};
+use std::ops::{Deref, DerefMut};
 
 use crate::error::{Error, Result};
 
@@ -13,7 +10,6 @@ pub(crate) const LINE: usize = 64;
 /// Elements whose first byte lies on a multiple of [`LINE`], in a vector with room for as many more as that takes.
 ///
 /// All of them are written when it is made: memory that the system has not got is missed then, and not in the middle of a sequence.
-#[derive(Clone)]
 pub(crate) struct Buffer<T> {
     storage: Vec<T>,
     start: usize,
@@ -31,8 +27,25 @@ impl<T: Copy + Default> Buffer<T> {
         let reserved = storage.try_reserve_exact(with_slack);
         reserved.map_err(|_| Error::StorageMemory { what, bytes })?;
         storage.resize(with_slack, T::default());
-        let start = storage.as_ptr().align_offset(LINE).min(slack);
+        let start = line_start(&storage, slack);
         Ok(Self { storage, start, len })
+    }
+}
+
+/// Where the first line of `storage` starts, within its slack.
+fn line_start<T>(storage: &[T], slack: usize) -> usize {
+    storage.as_ptr().align_offset(LINE).min(slack)
+}
+
+/// A copy lies elsewhere, and starts on a line there.
+impl<T: Clone> Clone for Buffer<T> {
+    fn clone(&self) -> Self {
+        let mut storage = self.storage.clone();
+        let start = line_start(&storage, storage.len() - self.len);
+        // What lies before the start comes around to the end.
+        storage.rotate_left(self.start);
+        storage.rotate_right(start);
+        Self { storage, start, len: self.len }
     }
 }
 
@@ -52,12 +65,6 @@ impl<T> DerefMut for Buffer<T> {
     }
 }
 
-impl<T> fmt::Debug for Buffer<T> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Buffer").field("len", &self.len).finish_non_exhaustive()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -69,6 +76,17 @@ mod tests {
                 (Buffer::<i8>::zeroed("a", len).unwrap(), Buffer::<f32>::zeroed("b", len).unwrap());
             assert_eq!((bytes.as_ptr().addr() % LINE, floats.as_ptr().addr() % LINE), (0, 0));
             assert!(*bytes == vec![0; len] && *floats == vec![0.0; len]);
+        }
+    }
+
+    #[test]
+    fn a_copy_starts_on_a_line_too() {
+        let mut buffer = Buffer::<f32>::zeroed("keys", 100).unwrap();
+        buffer.iter_mut().enumerate().for_each(|(i, x)| *x = i as f32);
+        // Of several copies hardly all have the place in a line that the first one has.
+        let copies: Vec<_> = (0..16).map(|i| (vec![0_u8; 8 * i], buffer.clone())).collect();
+        for (_, copy) in copies {
+            assert!(copy.as_ptr().addr() % LINE == 0 && *copy == *buffer);
         }
     }
 

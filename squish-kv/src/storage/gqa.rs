@@ -22,7 +22,8 @@ use crate::{
 /// The one block.
 const TABLE: &[BlockId] = &[0];
 
-/// Contiguous keys and values of one sequence in all layers, `[layer][head][capacity][width]`, for any number of query heads that share them.
+/// Contiguous keys and values of one sequence in all layers, `[layer][head][capacity][width]`, for any number of query heads that share them:
+/// what is called a contiguous or static cache elsewhere.
 ///
 /// # Examples
 ///

@@ -18,7 +18,7 @@ pub(crate) struct Input<'a> {
 
 impl<'a> Input<'a> {
     /// `view`, if it has this shape and layout.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn new(
         what: &'static str,
         view: &'a ArrayView3<'a, f32>,

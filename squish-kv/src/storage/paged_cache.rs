@@ -82,7 +82,7 @@ impl<E: KvElement> PagedKvCache<E> {
     /// Makes room for `n_sequences` of `seq_len` tokens each, as [`BlockTables::reserve`], so that no step allocates.
     pub fn reserve(&mut self, n_sequences: usize, seq_len: usize) {
         self.tables.reserve(n_sequences, seq_len);
-        let n_flags = n_sequences * self.shape().n_layers;
+        let n_flags = n_sequences.saturating_mul(self.shape().n_layers);
         self.written.reserve(n_flags.saturating_sub(self.written.len()));
     }
 

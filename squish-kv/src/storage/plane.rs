@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// Rows of one width, `[n_layers][n_blocks][n_heads][block_size]`.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) struct Plane<E> {
     isa: Isa,
     n_blocks: usize,
@@ -68,11 +68,10 @@ impl<E: KvElement> Plane<E> {
     #[inline]
     pub(crate) fn rows(&self, place: Place, n: usize) -> Rows<'_, E> {
         debug_assert!(place.slot + n <= self.block_size, "{n} rows at {place:?}");
-        let Place { layer, slot, .. } = place;
         Rows {
             data: &self.codes[self.element(place)..][..n * self.width],
             stride: self.width,
-            scales: self.scales.of_rows([layer, self.block_size], [self.row(place), slot], n),
+            scales: self.scales.of_rows(place, self.row(place), n),
         }
     }
 
@@ -85,8 +84,7 @@ impl<E: KvElement> Plane<E> {
         let (mut element, mut row) = (self.element(place), self.row(place));
         for head in 0..self.n_heads {
             for token in (0..n).step_by(each) {
-                let scales =
-                    self.scales.for_write(place.layer * self.block_size, row + token, each);
+                let scales = self.scales.for_write(place, row + token, each);
                 let codes = &mut self.codes[element + token * self.width..][..each * self.width];
                 let rows = input.rows(first + token, head);
                 encode_rows_with(self.isa, rows, [each, self.width], scales, codes);

@@ -2,6 +2,7 @@
 
 use squish_kernels::kv::{KvElement, RowScales};
 
+use super::plane::Place;
 use crate::error::{Error, Result};
 
 /// What rows of keys and values are divided by before they are rounded to a type of 8 bits. `f32`, `bf16` and `f16` are stored as they are.
@@ -38,14 +39,14 @@ impl Scaling<'_> {
 }
 
 /// The scales of a plane of rows.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) enum Scales {
     /// The type has none.
     None,
     /// One for each row, `[n_layers][n_blocks][n_heads][block_size]`.
     PerRow(Vec<f32>),
     /// The same for all rows of a layer, as often as a block has slots: `[n_layers][block_size]`.
-    PerLayer(Vec<f32>),
+    PerLayer { scales: Vec<f32>, block_size: usize },
 }
 
 impl Scales {
@@ -56,7 +57,7 @@ impl Scales {
         n_rows: usize,
         block_size: usize,
     ) -> Result<Self> {
-        let filled = |n: usize| {
+        let room = |n: usize| {
             let (mut scales, bytes) = (Vec::new(), n.saturating_mul(size_of::<f32>()));
             let reserved = scales.try_reserve_exact(n);
             reserved.map_err(|_| Error::StorageMemory { what: "scales", bytes })?;
@@ -65,46 +66,42 @@ impl Scales {
         match scaling {
             _ if E::LARGEST.is_none() => Ok(Self::None),
             Scaling::Dynamic => {
-                let mut scales = filled(n_rows)?;
+                let mut scales = room(n_rows)?;
                 // Rows that were not written are zeros.
                 scales.resize(n_rows, 1.0);
                 Ok(Self::PerRow(scales))
             }
             Scaling::Static(layers) => {
-                let mut scales = filled(layers.len().saturating_mul(block_size))?;
+                let mut scales = room(layers.len().saturating_mul(block_size))?;
                 for layer in layers {
                     scales.extend(std::iter::repeat_n(layer[which], block_size));
                 }
-                Ok(Self::PerLayer(scales))
+                Ok(Self::PerLayer { scales, block_size })
             }
         }
     }
 
-    /// Those of `n` rows from `row` on, which lie in one block of `layer`, from the slot `slot` on.
-    pub(crate) fn of_rows(
-        &self,
-        [layer, block_size]: [usize; 2],
-        [row, slot]: [usize; 2],
-        n: usize,
-    ) -> Option<&[f32]> {
+    /// Those of `n` rows of a head in a block; `row` is the first of them among all rows.
+    #[inline]
+    pub(crate) fn of_rows(&self, place: Place, row: usize, n: usize) -> Option<&[f32]> {
         match self {
             Self::None => None,
             Self::PerRow(scales) => Some(&scales[row..row + n]),
-            Self::PerLayer(scales) => Some(&scales[layer * block_size + slot..][..n]),
+            Self::PerLayer { scales, block_size } => {
+                Some(&scales[place.layer * block_size + place.slot..][..n])
+            }
         }
     }
 
     /// The same, for rows that are about to be written.
-    pub(crate) fn for_write(
-        &mut self,
-        first_of_layer: usize,
-        row: usize,
-        n: usize,
-    ) -> RowScales<'_> {
+    #[inline]
+    pub(crate) fn for_write(&mut self, place: Place, row: usize, n: usize) -> RowScales<'_> {
         match self {
             Self::None => RowScales::None,
             Self::PerRow(scales) => RowScales::PerRow(&mut scales[row..row + n]),
-            Self::PerLayer(scales) => RowScales::Given(scales[first_of_layer]),
+            Self::PerLayer { scales, block_size } => {
+                RowScales::Given(scales[place.layer * *block_size])
+            }
         }
     }
 

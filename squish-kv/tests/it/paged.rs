@@ -358,6 +358,25 @@ fn arenas_obey_a_step_of_tables_that_somebody_else_keeps() {
 }
 
 #[test]
+fn slots_may_stand_in_any_order() {
+    let mut arenas = PagedArenas::<i8>::new(SHAPE, 2, 4, Scaling::Dynamic).unwrap();
+    let places = [(1, 3), (0, 0), (0, 2), (0, 1), (0, 3), (1, 1), (1, 2), (1, 0)];
+    let slots = places.map(|(block, offset)| Slot { block, offset });
+    let [k, v] = tokens(8, 1, 1);
+    arenas.write(1, slots.iter().copied(), k.view(), v.view()).unwrap();
+    let mut in_order = PagedArenas::<i8>::new(SHAPE, 1, 8, Scaling::Dynamic).unwrap();
+    let all = (0..8).map(|offset| Slot { block: 0, offset });
+    in_order.write(1, all, k.view(), v.view()).unwrap();
+    let (got, want) =
+        (rows(&arenas.view(1, &[0, 1], 8).unwrap()), rows(&in_order.view(1, &[0], 8).unwrap()));
+    // Keys and values of two heads.
+    for (token, (block, offset)) in places.into_iter().enumerate() {
+        let at = 4 * (4 * block + offset) as usize;
+        assert_eq!(got[at..at + 4], want[4 * token..][..4], "token {token}");
+    }
+}
+
+#[test]
 fn arenas_refuse_blocks_and_slots_that_they_have_not() {
     let mut arenas = PagedArenas::<f32>::new(SHAPE, 4, 3, Scaling::Dynamic).unwrap();
     assert_eq!((arenas.n_blocks(), arenas.block_size(), arenas.shape()), (4, 3, SHAPE));
