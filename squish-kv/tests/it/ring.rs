@@ -115,6 +115,13 @@ fn ring_is_the_whole_masked<E: KvElement>(
                 };
                 same(&attend(&all, queries.view(), mask, &windowed), "the whole, by its window");
                 same(&attend(&few, queries.view(), mask, &windowed), "the ring, by its window");
+                // Distances are between positions in the sequence.
+                let sloped = Options { alibi: Some(&[0.5, 0.25, 0.125, 0.0625]), ..windowed };
+                let [got, want] = [
+                    attend(&few, queries.view(), mask, &sloped),
+                    attend(&all, queries.view(), mask, &sloped),
+                ];
+                assert!(got == want, "{} {window}, {step:?} behind {len}: ALiBi", E::NAME);
             }
             if n == 1 {
                 same(&attend(&few, queries.view(), Mask::Full, &plain), "all that is there");
