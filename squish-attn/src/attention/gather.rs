@@ -39,7 +39,7 @@ pub(super) struct Gathered<'a, E> {
     pub(super) positions: [f32; TILE],
 }
 
-impl<'a, E> Gathered<'a, E> {
+impl<E> Gathered<'_, E> {
     #[inline]
     pub(super) fn new() -> Self {
         Self {

@@ -159,8 +159,8 @@ impl Visibility<'_> {
         out.truncate(kept);
     }
 
-    /// Position of a row, where the first token of the source stands at `first`.
-    pub(super) fn position(&self, row: usize, first: usize) -> usize {
+    /// Position of a row, where the last token of the source stands before `end`.
+    pub(super) fn position(&self, row: usize, end: usize) -> usize {
         let depth = match self.mask {
             Mask::Tree(parents) => {
                 let (mut depth, mut node) = (0, parents[row]);
@@ -172,6 +172,6 @@ impl Visibility<'_> {
             }
             _ => row,
         };
-        (first + self.n_tokens + depth).saturating_sub(self.n_rows)
+        (end + depth).saturating_sub(self.n_rows)
     }
 }

@@ -4,7 +4,7 @@ use ndarray::{ArrayView3, Axis};
 use squish_kernels::{
     Isa,
     attention::{self, Alibi, Queries, States, TILE, Tile},
-    kv::KvSource,
+    kv::{KvSource, Run},
 };
 
 use super::{
@@ -97,16 +97,13 @@ impl<'a, S: KvSource> Call<'a, S> {
                 let query = of_row.index_axis(Axis(0), head);
                 match query.to_slice() {
                     Some(query) => self.place(query, place),
-                    None => self.place(&query, place),
+                    None => self.place(query, place),
                 }
             }
             if let Some(slopes) = self.options.alibi {
                 let sequence = &self.sequences[block.sequence];
-                let first = match sequence.source.is_empty() {
-                    true => 0,
-                    false => sequence.source.run(0).position,
-                };
-                let position = sequence.visibility(self.options).position(row, first) as f32;
+                let visibility = sequence.visibility(self.options);
+                let position = visibility.position(row, end_of(sequence.source)) as f32;
                 alibi.extend(slopes[heads.clone()].iter().map(|&slope| Alibi { slope, position }));
             }
         }
@@ -171,4 +168,12 @@ impl<'a, S: KvSource> Call<'a, S> {
             (tile, next) = (next, tile);
         }
     }
+}
+
+/// The position behind the last token.
+fn end_of(source: &impl KvSource) -> usize {
+    source.n_runs().checked_sub(1).map_or(0, |last| {
+        let Run { position, len, .. } = source.run(last);
+        position + len
+    })
 }

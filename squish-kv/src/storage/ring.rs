@@ -41,9 +41,7 @@ impl Default for StreamingSinks {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Positions {
     /// That in the sequence. Keys are stored as attention reads them, rotated by this position.
-    ///
-    /// Between sinks and ring there is a gap. What takes the position of a query from the first run and the number of tokens, as ALiBi
-    /// does in `squish-attn`, wants [`CacheRelative`](Self::CacheRelative).
+    /// Between sinks and ring there is a gap.
     #[default]
     Absolute,
     /// That in the cache: the first token of a view has 0, the next one 1, whatever has left between them. The position of a token
