@@ -92,8 +92,9 @@ impl State<'_> {
             out.fill(0.0);
             return f32::NEG_INFINITY;
         }
+        let inverse = 1.0 / *self.sum;
         for (e, out) in out.iter_mut().enumerate() {
-            *out = self.values[place::<E>(e)] / *self.sum;
+            *out = self.values[place::<E>(e)] * inverse;
         }
         *self.max + self.sum.ln()
     }
