@@ -48,7 +48,8 @@ impl<'a, E: KvElement> Tile<'a, E> {
     /// Whether every part has its rows.
     pub(super) fn is_whole(&self) -> bool {
         let holds = |data: &[E], stride: usize, n: usize, dim: usize| {
-            (n - 1).checked_mul(stride).and_then(|n| n.checked_add(dim)) <= Some(data.len())
+            let end = (n - 1).checked_mul(stride).and_then(|n| n.checked_add(dim));
+            end.is_some_and(|end| end <= data.len())
         };
         self.parts.iter().all(|part| {
             part.n_tokens > 0
