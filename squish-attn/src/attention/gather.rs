@@ -52,14 +52,19 @@ impl<E> Gathered<'_, E> {
         }
     }
 
-    pub(super) fn tile(&self, source: &impl KvSource) -> Tile<'_, E> {
+    /// The tile, and what is read after it if memory is to be asked for ahead.
+    pub(super) fn tile<'t>(
+        &'t self,
+        source: &impl KvSource,
+        ahead: Option<&'t [Part<'t, E>]>,
+    ) -> Tile<'t, E> {
         Tile {
             parts: &self.parts,
             dims: [source.key_dim(), source.value_dim()],
             key_scales: self.has_scales[0].then_some(&self.key_scales),
             value_scales: self.has_scales[1].then_some(&self.value_scales),
             positions: &self.positions,
-            ahead: None,
+            ahead,
         }
     }
 }

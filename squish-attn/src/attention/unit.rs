@@ -3,7 +3,7 @@
 use ndarray::{ArrayView3, Axis};
 use squish_kernels::{
     Isa,
-    attention::{self, Alibi, Queries, States, TILE, Tile},
+    attention::{self, Alibi, Queries, States, TILE},
     kv::{KvSource, Run},
 };
 
@@ -95,6 +95,7 @@ impl<'a, S: KvSource> Call<'a, S> {
             let of_row = self.queries.index_axis(Axis(0), block.first_row + row);
             for (head, place) in heads.clone().zip(&mut places) {
                 let query = of_row.index_axis(Axis(0), head);
+                // The same twice, for the compiler: a slice becomes vectors.
                 match query.to_slice() {
                     Some(query) => self.place(query, place),
                     None => self.place(query, place),
@@ -150,8 +151,8 @@ impl<'a, S: KvSource> Call<'a, S> {
             }
             // The first rows may have seen all that they see.
             let first = visible.iter().take_while(|&&n| n == 0).count();
-            let of_tile =
-                Tile { ahead: self.fetches.then_some(&next.parts), ..tile.tile(sequence.source) };
+            let ahead = self.fetches.then_some(&next.parts[..]);
+            let of_tile = tile.tile(sequence.source, ahead);
             let of_rows = Queries {
                 rows: &queries[first * self.widths[0]..],
                 visible: &visible[first..],
