@@ -56,6 +56,12 @@ macro_rules! dispatch {
 }
 pub(crate) use dispatch;
 
+/// Runs `op` as a function of its own for the level of `simd`: its registers hold nothing of its caller's.
+#[inline(never)]
+pub(crate) fn outlined<S: fearless_simd::Simd, R>(simd: S, op: impl FnOnce() -> R) -> R {
+    simd.vectorize(op)
+}
+
 /// Name of the environment variable that lowers the level.
 pub const SIMD_VARIABLE: &str = "SQUISH_SIMD";
 

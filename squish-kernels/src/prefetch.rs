@@ -16,10 +16,10 @@ pub(crate) fn lines(bytes: &[u8], ahead: usize) {
     }
 }
 
-/// Asks for the line with the byte `at` of `bytes`, in them or not.
+/// Asks for the line with the byte `at` of `bytes`, in them or not, to be brought to the second-level cache.
 #[inline(always)]
-pub(crate) fn line_at(bytes: &[u8], at: usize) {
-    line::<NEAR>(bytes, at);
+pub(crate) fn far_line_at(bytes: &[u8], at: usize) {
+    line::<FAR>(bytes, at);
 }
 
 /// Asks for memory that a later call will read, a little at each step of the present one, so that loads and arithmetic overlap.

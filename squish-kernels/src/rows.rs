@@ -4,7 +4,14 @@ use fearless_simd::{Simd, prelude::*};
 use half::{bf16, f16};
 
 use self::sealed::Scale;
-use crate::{Isa, isa::dispatch, lanes::total, norm::RmsVariant, pairs, real::Real};
+use crate::{
+    Isa,
+    isa::{dispatch, outlined},
+    lanes::total,
+    norm::RmsVariant,
+    pairs,
+    real::Real,
+};
 
 pub(crate) mod sealed {
     use crate::{Isa, norm::RmsVariant};
@@ -189,11 +196,6 @@ fn add_layer_rows_in_place<S: Simd, T: Real>(
 #[inline(always)]
 fn enter<S: Simd, T, R>(simd: S, body: impl FnOnce() -> R) -> R {
     if size_of::<T>() == size_of::<f32>() { body() } else { outlined(simd, body) }
-}
-
-#[inline(never)]
-fn outlined<S: Simd, R>(simd: S, body: impl FnOnce() -> R) -> R {
-    simd.vectorize(body)
 }
 
 /// What [`scale_row`] does to a vector of a row: `n · (w + offset)`, with `n` rounded where the variant says so.

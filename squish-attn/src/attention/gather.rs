@@ -28,42 +28,43 @@ struct OpenRun<'a, E> {
     values: Rows<'a, E>,
 }
 
-/// Where the rows of a tile are, and what is multiplied with them.
+/// Where the rows of a tile are.
+#[derive(Default)]
 pub(super) struct Gathered<'a, E> {
     pub(super) n_tokens: usize,
     pub(super) parts: ArrayVec<Part<'a, E>, TILE>,
+    has_scales: [bool; 2],
+}
+
+/// What goes with the tokens of a tile.
+#[derive(Debug)]
+pub(super) struct OfTokens {
     key_scales: [f32; TILE],
     value_scales: [f32; TILE],
-    has_scales: [bool; 2],
     /// If they were wanted.
     pub(super) positions: [f32; TILE],
 }
 
-impl<E> Gathered<'_, E> {
-    #[inline]
-    pub(super) fn new() -> Self {
-        Self {
-            n_tokens: 0,
-            parts: ArrayVec::new(),
-            key_scales: [1.0; TILE],
-            value_scales: [1.0; TILE],
-            has_scales: [false; 2],
-            positions: [0.0; TILE],
-        }
+impl Default for OfTokens {
+    fn default() -> Self {
+        Self { key_scales: [1.0; TILE], value_scales: [1.0; TILE], positions: [0.0; TILE] }
     }
+}
 
+impl<E> Gathered<'_, E> {
     /// The tile, and what is read after it if memory is to be asked for ahead.
     pub(super) fn tile<'t>(
         &'t self,
         source: &impl KvSource,
+        of_tokens: &'t OfTokens,
         ahead: Option<&'t [Part<'t, E>]>,
     ) -> Tile<'t, E> {
         Tile {
             parts: &self.parts,
             dims: [source.key_dim(), source.value_dim()],
-            key_scales: self.has_scales[0].then_some(&self.key_scales),
-            value_scales: self.has_scales[1].then_some(&self.value_scales),
-            positions: &self.positions,
+            key_scales: self.has_scales[0].then_some(&of_tokens.key_scales),
+            value_scales: self.has_scales[1].then_some(&of_tokens.value_scales),
+            positions: &of_tokens.positions,
             ahead,
         }
     }
@@ -88,14 +89,19 @@ impl<'a, S: KvSource> Walk<'a, S> {
     }
 
     /// Takes the next `n` tokens, or those that are left.
-    pub(super) fn next_into(&mut self, n: usize, out: &mut Gathered<'a, S::Element>) {
+    pub(super) fn next_into(
+        &mut self,
+        n: usize,
+        out: &mut Gathered<'a, S::Element>,
+        of_tokens: &mut OfTokens,
+    ) {
         out.n_tokens = 0;
         out.parts.clear();
         while out.n_tokens < n
             && let [range, rest @ ..] = self.ranges
         {
             let at = range.start + self.taken;
-            let n_taken = self.take(at, (n - out.n_tokens).min(range.end - at), out);
+            let n_taken = self.take(at, (n - out.n_tokens).min(range.end - at), out, of_tokens);
             self.taken += n_taken;
             if at + n_taken == range.end {
                 (self.ranges, self.taken) = (rest, 0);
@@ -104,7 +110,13 @@ impl<'a, S: KvSource> Walk<'a, S> {
     }
 
     /// Takes tokens from `at` on that lie in one run, `most` at most. Returns their number.
-    fn take(&mut self, at: usize, most: usize, out: &mut Gathered<'a, S::Element>) -> usize {
+    fn take(
+        &mut self,
+        at: usize,
+        most: usize,
+        out: &mut Gathered<'a, S::Element>,
+        of_tokens: &mut OfTokens,
+    ) -> usize {
         let holds = |open: &OpenRun<'a, S::Element>| {
             (open.run.start..open.run.start + open.run.len).contains(&at)
         };
@@ -128,13 +140,13 @@ impl<'a, S: KvSource> Walk<'a, S> {
         let (from, to) = (out.n_tokens, out.n_tokens + n_tokens);
         out.has_scales = [keys.scales.is_some(), values.scales.is_some()];
         if let Some(scales) = keys.scales {
-            out.key_scales[from..to].copy_from_slice(&scales[first..first + n_tokens]);
+            of_tokens.key_scales[from..to].copy_from_slice(&scales[first..first + n_tokens]);
         }
         if let Some(scales) = values.scales {
-            out.value_scales[from..to].copy_from_slice(&scales[first..first + n_tokens]);
+            of_tokens.value_scales[from..to].copy_from_slice(&scales[first..first + n_tokens]);
         }
         if self.wants_positions {
-            for (i, position) in out.positions[from..to].iter_mut().enumerate() {
+            for (i, position) in of_tokens.positions[from..to].iter_mut().enumerate() {
                 *position = (run.position + first + i) as f32;
             }
         }

@@ -168,7 +168,7 @@ impl<S: KvSource> Call<'_, S> {
     }
 
     fn run_task(&self, task: &mut Task<'_>, scratch: &mut Scratch) {
-        let mut tiles = [Gathered::new(), Gathered::new()];
+        let mut tiles = [Gathered::default(), Gathered::default()];
         let mut first = 0;
         for unit in task.units {
             let rows = first..first + self.n_rows(unit);
@@ -215,10 +215,10 @@ impl<S: KvSource> Call<'_, S> {
                 let token = block.first_row + block.rows.start + row / self.group;
                 let mut out = out.index_axis_mut(Axis(0), token);
                 if let Some(out) = out.index_axis_mut(Axis(0), head).as_slice_mut() {
-                    let of_row = state.finish_into::<S::Element>(out);
-                    if let Some(lse) = lse {
-                        lse[token * n_heads + head] = of_row;
-                    }
+                    state.finish_into::<S::Element>(out);
+                }
+                if let Some(lse) = lse {
+                    lse[token * n_heads + head] = state.lse();
                 }
             }
             first = end;

@@ -86,16 +86,20 @@ impl State<'_> {
         *self.max = most;
     }
 
-    /// The mean of the values by their weights, zeros of an empty state; and the logarithm of the sum of `e^s`.
-    pub(super) fn finish_into<E: KvElement>(&self, out: &mut [f32]) -> f32 {
+    /// The mean of the values by their weights, zeros of an empty state.
+    pub(super) fn finish_into<E: KvElement>(&self, out: &mut [f32]) {
         if *self.sum == 0.0 {
             out.fill(0.0);
-            return f32::NEG_INFINITY;
+            return;
         }
         let inverse = 1.0 / *self.sum;
         for (e, out) in out.iter_mut().enumerate() {
             *out = self.values[place::<E>(e)] * inverse;
         }
+    }
+
+    /// The logarithm of the sum of `e^s`: negative infinity of an empty state.
+    pub(super) fn lse(&self) -> f32 {
         *self.max + self.sum.ln()
     }
 }

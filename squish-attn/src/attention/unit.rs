@@ -9,7 +9,7 @@ use squish_kernels::{
 
 use super::{
     Options, Sequence,
-    gather::{Gathered, Walk},
+    gather::{Gathered, OfTokens, Walk},
     mask::Mask,
     plan::{Plan, Unit},
     run::SPLIT,
@@ -40,6 +40,8 @@ pub(super) struct Scratch {
     /// How many tokens of a tile each row sees.
     visible: Vec<usize>,
     scores: Vec<[f32; TILE]>,
+    /// Of the tile that is attended to, and of the next one.
+    of_tokens: [OfTokens; 2],
     /// States of a split that is merged into what was before.
     later: StateBuffer,
 }
@@ -126,7 +128,7 @@ impl<'a, S: KvSource> Call<'a, S> {
         scratch: &mut Scratch,
         tiles: &mut [Gathered<'a, S::Element>; 2],
     ) {
-        let Scratch { queries, alibi, visible, scores, .. } = scratch;
+        let Scratch { queries, alibi, visible, scores, of_tokens, .. } = scratch;
         let block = &self.plan.blocks[unit.block];
         let sequence = &self.sequences[block.sequence];
         let has_alibi = self.options.alibi.is_some();
@@ -134,16 +136,17 @@ impl<'a, S: KvSource> Call<'a, S> {
         let ranges = &self.plan.ranges[block.ranges.clone()];
         let mut walk = Walk::new(sequence.source, unit.head, ranges, at, has_alibi);
         // One is attended to while the other, which memory is asked for, waits its turn.
-        let [tile, next] = tiles;
-        let (mut tile, mut next) = (tile, next);
-        walk.next_into(TILE.min(end - at), tile);
+        let ([tile, next], [of_tile, of_next]) = (tiles, of_tokens);
+        let ((mut tile, mut of_tokens), (mut next, mut of_next)) =
+            ((tile, of_tile), (next, of_next));
+        walk.next_into(TILE.min(end - at), tile, of_tokens);
         while tile.n_tokens > 0 {
             let after = at + tile.n_tokens;
-            walk.next_into(TILE.min(end - after), next);
+            walk.next_into(TILE.min(end - after), next, of_next);
             if let (Mask::Tree(_), Some(alibi)) = (sequence.mask, alibi.first()) {
                 // What a node sees stands at one position after another, its siblings aside.
                 let first = alibi.position - (block.n_visible - 1) as f32;
-                let positions = tile.positions.iter_mut().enumerate();
+                let positions = of_tokens.positions.iter_mut().enumerate();
                 positions.for_each(|(i, position)| *position = first + (at + i) as f32);
             }
             for (visible, row) in visible.chunks_exact_mut(self.group).zip(block.rows.clone()) {
@@ -152,7 +155,7 @@ impl<'a, S: KvSource> Call<'a, S> {
             // The first rows may have seen all that they see.
             let first = visible.iter().take_while(|&&n| n == 0).count();
             let ahead = self.fetches.then_some(&next.parts[..]);
-            let of_tile = tile.tile(sequence.source, ahead);
+            let of_tile = tile.tile(sequence.source, of_tokens, ahead);
             let of_rows = Queries {
                 rows: &queries[first * self.widths[0]..],
                 visible: &visible[first..],
@@ -166,7 +169,7 @@ impl<'a, S: KvSource> Call<'a, S> {
             };
             attention::attend(self.isa, &of_tile, &of_rows, &mut states, scores);
             at = after;
-            (tile, next) = (next, tile);
+            ((tile, of_tokens), (next, of_next)) = ((next, of_next), (tile, of_tokens));
         }
     }
 }

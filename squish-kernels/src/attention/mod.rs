@@ -36,10 +36,12 @@ use crate::{
     Isa,
     element::{E4M3, E5M2},
     exp::exp_normal_lanes,
-    isa::dispatch,
+    isa::{dispatch, outlined},
     kv::{KvElement, sealed},
 };
 
+use scores::Keys;
+use tile::Kind;
 pub use tile::{Part, Tile};
 
 /// Most tokens of a tile.
@@ -165,32 +167,43 @@ fn run<S: Simd, E: KvElement, const N: usize>(
     states: &mut States<'_>,
     scores: &mut [[f32; TILE]],
 ) {
-    scores::scores_into::<S, E, N>(simd, tile, tile.n_tokens(), queries.rows, scores);
+    let (n_tokens, [key_dim, value_dim]) = (tile.n_tokens(), tile.dims);
+    let mut rows = [&[][..]; TILE];
+    tile.rows_into(Kind::Keys, &mut rows);
+    let keys = Keys { rows: &rows, n_tokens, dim: key_dim };
+    scores::scores_into::<S, E, N>(simd, &keys, queries.rows, scores, tile.later(Kind::Keys));
+    tile.rows_into(Kind::Values, &mut rows);
+    let mut later = tile.later(Kind::Values);
     let mut factors = [0.0; ROWS_AT_ONCE];
     let width = states.values.len() / scores.len();
     for first in (0..scores.len()).step_by(ROWS_AT_ONCE) {
-        // Memory is asked for along with the first rows.
-        let ahead = if first == 0 { tile.ahead } else { None };
-        let of_values = Tile { ahead, ..*tile };
         let end = scores.len().min(first + ROWS_AT_ONCE);
-        for row in first..end {
-            factors[row - first] = weights::weigh::<S, E, N>(
-                simd,
-                tile,
-                queries,
-                row,
-                &mut scores[row],
-                &mut states.maxima[row],
-                &mut states.sums[row],
-            );
-        }
+        outlined(
+            simd,
+            #[inline(always)]
+            || {
+                for row in first..end {
+                    factors[row - first] = weights::weigh::<S, E, N>(
+                        simd,
+                        tile,
+                        queries,
+                        row,
+                        &mut scores[row],
+                        &mut states.maxima[row],
+                        &mut states.sums[row],
+                    );
+                }
+            },
+        );
         values::add_values::<S, E, N>(
             simd,
-            &of_values,
+            &rows,
+            value_dim,
             &queries.visible[first..end],
             &factors[..end - first],
             &scores[first..end],
             &mut states.values[first * width..end * width],
+            later.take(),
         );
     }
 }

@@ -5,124 +5,178 @@ use fearless_simd::{Level, f32x16};
 use fearless_simd::{Simd, prelude::*};
 
 use super::{
-    CHAINS, TILE, Tile, padded, sum_of_chains,
-    tile::{Kind, fetch},
+    CHAINS, TILE, padded, sum_of_chains,
+    tile::{Later, SIDE_BY_SIDE},
 };
 #[cfg(target_arch = "x86_64")]
 use crate::bytes::same;
-use crate::kv::{KvElement, MOST_PARTS};
+use crate::{
+    isa::outlined,
+    kv::{KvElement, MOST_PARTS},
+};
+
+/// The keys of a tile.
+pub(super) struct Keys<'a, E> {
+    pub(super) rows: &'a [&'a [E]; TILE],
+    pub(super) n_tokens: usize,
+    pub(super) dim: usize,
+}
 
 /// The scores of all rows for all tokens, without scales.
 #[inline(always)]
 pub(super) fn scores_into<S: Simd, E: KvElement, const N: usize>(
     simd: S,
-    tile: &Tile<'_, E>,
-    n_tokens: usize,
+    keys: &Keys<'_, E>,
     queries: &[f32],
     scores: &mut [[f32; TILE]],
+    mut later: Option<Later<'_, E>>,
 ) {
     let width = queries.len() / scores.len();
     let mut row = 0;
     while row < scores.len() {
         let (queries, scores) = (&queries[row * width..], &mut scores[row..]);
         // Memory is asked for along with the first rows.
-        let tile = Tile { ahead: tile.ahead.filter(|_| row == 0), ..*tile };
+        let later = later.take();
         // As many sums as registers hold: on the widest vectors sixteen, elsewhere four of several vectors.
         row += match N {
             1 => match scores.len() {
-                4.. => block::<S, E, 4, 4, 16, N>(simd, &tile, n_tokens, queries, scores),
-                2.. => block::<S, E, 2, 8, 16, N>(simd, &tile, n_tokens, queries, scores),
-                _ => block::<S, E, 1, 16, 16, N>(simd, &tile, n_tokens, queries, scores),
+                4.. => block::<S, E, 4, 4, SIDE_BY_SIDE, 16, N>(simd, keys, queries, scores, later),
+                2.. => block::<S, E, 2, 8, SIDE_BY_SIDE, 16, N>(simd, keys, queries, scores, later),
+                _ => block::<S, E, 1, 16, SIDE_BY_SIDE, 16, N>(simd, keys, queries, scores, later),
             },
             _ => match scores.len() {
-                4.. => block::<S, E, 4, 1, 4, N>(simd, &tile, n_tokens, queries, scores),
-                _ => block::<S, E, 1, 4, 4, N>(simd, &tile, n_tokens, queries, scores),
+                4.. => block::<S, E, 4, 1, 1, 4, N>(simd, keys, queries, scores, later),
+                _ => block::<S, E, 1, 4, SIDE_BY_SIDE, 4, N>(simd, keys, queries, scores, later),
             },
         };
     }
 }
 
-/// Tokens whose rows are read side by side: few, so that memory is read nearly in order.
-const SIDE_BY_SIDE: usize = 4;
-
-/// Of the first `ROWS` rows, with `TOKENS` tokens at a time: `SUMS` in all. Returns the number of rows.
-#[inline(always)]
+/// Of the first `ROWS` rows, with `TOKENS` tokens at a time, `SIDE` of them side by side: `SUMS` in all. Returns the number of rows.
 fn block<
     S: Simd,
     E: KvElement,
     const ROWS: usize,
     const TOKENS: usize,
+    const SIDE: usize,
     const SUMS: usize,
     const N: usize,
 >(
     simd: S,
-    tile: &Tile<'_, E>,
-    n_tokens: usize,
+    keys: &Keys<'_, E>,
     queries: &[f32],
     scores: &mut [[f32; TILE]],
+    mut later: Option<Later<'_, E>>,
 ) -> usize {
-    let (lanes, key_dim, width) = (S::f32s::LEN, tile.dims[0], padded::<E>(tile.dims[0]));
-    let whole = key_dim / (CHAINS * E::PARTS) * (CHAINS * E::PARTS);
-    let mut rows = [&queries[..0]; ROWS];
-    for r in 0..ROWS {
-        rows[r] = &queries[r * width..(r + 1) * width];
-    }
-    let (mut keys, mut later_keys) = (tile.rows(Kind::Keys), tile.later_rows(Kind::Keys));
-    let mut tokens = [&[][..]; SIDE_BY_SIDE];
-    for first in (0..n_tokens).step_by(TOKENS) {
-        let mut sums = [[S::f32s::splat(simd, 0.0); N]; SUMS];
-        for side in (0..TOKENS).step_by(SIDE_BY_SIDE) {
-            let n = TOKENS.min(SIDE_BY_SIDE);
-            for t in 0..n {
-                // The latest token stands for those that are not there.
-                tokens[t] = keys.next().unwrap_or(tokens[t.saturating_sub(1)]);
+    outlined(
+        simd,
+        #[inline(always)]
+        || {
+            let width = padded::<E>(keys.dim);
+            let mut rows = [&queries[..0]; ROWS];
+            for r in 0..ROWS {
+                rows[r] = &queries[r * width..(r + 1) * width];
             }
-            let mut later = [&[][..]; SIDE_BY_SIDE];
-            if let Some(later_keys) = &mut later_keys {
-                for t in 0..n {
-                    later[t] = later_keys.next();
-                }
-            }
-            let fetches = later_keys.is_some();
-            let mut tails = [[E::default(); CHAINS * MOST_PARTS]; SIDE_BY_SIDE];
-            if whole < key_dim {
-                for t in 0..n {
-                    tails[t][..key_dim - whole].copy_from_slice(&tokens[t][whole..]);
-                }
-            }
-            for at in (0..width).step_by(CHAINS * E::PARTS) {
-                for t in 0..n {
-                    if fetches {
-                        fetch(later[t], at, CHAINS * E::PARTS);
-                    }
-                    let token = if at < whole { &tokens[t][at..] } else { &tails[t] };
-                    for v in 0..N {
-                        let unit = lanes * E::PARTS;
-                        let k = E::load(simd, &token[v * unit..(v + 1) * unit]);
-                        for part in 0..E::PARTS {
-                            let of_row = at + part * CHAINS + v * lanes;
-                            for r in 0..ROWS {
-                                let q = S::f32s::from_slice(simd, &rows[r][of_row..of_row + lanes]);
-                                let sum = &mut sums[r * TOKENS + side + t][v];
-                                *sum = q.mul_add(k[part], *sum);
-                            }
+            for first in (0..keys.n_tokens).step_by(TOKENS) {
+                let mut sums = [[S::f32s::splat(simd, 0.0); N]; SUMS];
+                for side in (0..TOKENS).step_by(SIDE) {
+                    let tokens =
+                        keys.rows[first + side..].first_chunk().expect("tiles are whole blocks");
+                    let of_side =
+                        chains::<S, E, ROWS, SIDE, N>(simd, &rows, tokens, keys.dim, &mut later);
+                    for r in 0..ROWS {
+                        for t in 0..SIDE {
+                            sums[r * TOKENS + side + t] = of_side[r][t];
                         }
                     }
+                    if first + side + SIDE >= keys.n_tokens {
+                        break;
+                    }
+                }
+                let sums = sums_of::<S, SUMS, N>(sums);
+                // All tokens have room, those that are not there as well: a copy of a constant length is no call.
+                for r in 0..ROWS {
+                    let own: &[f32; TOKENS] =
+                        sums[r * TOKENS..].first_chunk().expect("the sums of a row");
+                    let place =
+                        scores[r][first..].first_chunk_mut().expect("tiles are whole blocks");
+                    *place = *own;
                 }
             }
-            if first + side + n >= n_tokens {
-                break;
+        },
+    );
+    ROWS
+}
+
+/// The chains of some rows and some tokens: few enough for registers.
+#[inline(always)]
+fn chains<S: Simd, E: KvElement, const ROWS: usize, const SIDE: usize, const N: usize>(
+    simd: S,
+    rows: &[&[f32]; ROWS],
+    tokens: &[&[E]; SIDE],
+    dim: usize,
+    later: &mut Option<Later<'_, E>>,
+) -> [[[S::f32s; N]; SIDE]; ROWS] {
+    let block = CHAINS * E::PARTS;
+    let n_blocks = dim / block;
+    let whole = n_blocks * block;
+    let mut sums = [[[S::f32s::splat(simd, 0.0); N]; SIDE]; ROWS];
+    let mut whole_rows = [&rows[0][..0]; ROWS];
+    for r in 0..ROWS {
+        whole_rows[r] = &rows[r][..whole];
+    }
+    let mut whole_tokens = [&tokens[0][..0]; SIDE];
+    for t in 0..SIDE {
+        whole_tokens[t] = &tokens[t][..whole];
+    }
+    for i in 0..n_blocks {
+        if let Some(later) = later {
+            later.ask(SIDE * block * size_of::<E>());
+        }
+        let mut of_tokens = [&[][..]; SIDE];
+        for t in 0..SIDE {
+            of_tokens[t] = &whole_tokens[t][i * block..(i + 1) * block];
+        }
+        add_block::<S, E, ROWS, SIDE, N>(simd, &whole_rows, &of_tokens, i * block, &mut sums);
+    }
+    if whole < dim {
+        if let Some(later) = later {
+            later.ask(SIDE * (dim - whole) * size_of::<E>());
+        }
+        let mut tails = [[E::default(); CHAINS * MOST_PARTS]; SIDE];
+        let mut of_tokens = [&[][..]; SIDE];
+        for (t, tail) in tails.iter_mut().enumerate() {
+            tail[..dim - whole].copy_from_slice(&tokens[t][whole..]);
+            of_tokens[t] = &tail[..block];
+        }
+        add_block::<S, E, ROWS, SIDE, N>(simd, rows, &of_tokens, whole, &mut sums);
+    }
+    sums
+}
+
+/// A block of all chains, which stands in the rows from `at` on.
+#[inline(always)]
+fn add_block<S: Simd, E: KvElement, const ROWS: usize, const SIDE: usize, const N: usize>(
+    simd: S,
+    rows: &[&[f32]; ROWS],
+    tokens: &[&[E]; SIDE],
+    at: usize,
+    sums: &mut [[[S::f32s; N]; SIDE]; ROWS],
+) {
+    let lanes = S::f32s::LEN;
+    let unit = lanes * E::PARTS;
+    for v in 0..N {
+        for t in 0..SIDE {
+            let k = E::load(simd, &tokens[t][v * unit..(v + 1) * unit]);
+            for part in 0..E::PARTS {
+                let of_row = at + part * CHAINS + v * lanes;
+                for r in 0..ROWS {
+                    let q = S::f32s::from_slice(simd, &rows[r][of_row..of_row + lanes]);
+                    sums[r][t][v] = q.mul_add(k[part], sums[r][t][v]);
+                }
             }
         }
-        let sums = sums_of::<S, SUMS, N>(sums);
-        // All tokens have room, those that are not there as well: a copy of a constant length is no call.
-        for r in 0..ROWS {
-            let own: &[f32; TOKENS] = sums[r * TOKENS..].first_chunk().expect("the sums of a row");
-            let place = scores[r][first..].first_chunk_mut().expect("tiles are whole blocks");
-            *place = *own;
-        }
     }
-    ROWS
 }
 
 /// The sum of the chains of each.

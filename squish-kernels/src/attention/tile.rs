@@ -33,6 +33,9 @@ pub struct Tile<'a, E> {
     pub ahead: Option<&'a [Part<'a, E>]>,
 }
 
+/// Tokens whose rows are read side by side: few, so that memory is read nearly in order.
+pub(super) const SIDE_BY_SIDE: usize = 4;
+
 /// Which rows of a token.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
@@ -58,102 +61,135 @@ impl<'a, E: KvElement> Tile<'a, E> {
         })
     }
 
-    /// Rows from the first on.
+    /// The row of each token; the last one also stands for those that are missing from a multiple of [`SIDE_BY_SIDE`].
     #[inline(always)]
-    pub(super) fn rows(&self, kind: Kind) -> Cursor<'a, E> {
-        Cursor::new(self.parts, kind, self.dims[kind as usize])
+    pub(super) fn rows_into(&self, kind: Kind, rows: &mut [&'a [E]; TILE]) {
+        let (dim, mut n) = (self.dims[kind as usize], 0);
+        for part in self.parts {
+            let (mut rest, stride) = part.rows(kind);
+            for row in &mut rows[n..n + part.n_tokens] {
+                *row = &rest[..dim];
+                rest = rest.get(stride..).unwrap_or_default();
+            }
+            n += part.n_tokens;
+        }
+        if n > 0 {
+            let last = rows[n - 1];
+            rows[n..n.next_multiple_of(SIDE_BY_SIDE)].fill(last);
+        }
     }
 
     /// What to ask for along with the rows of one kind: those that are read somewhat later, the first ones of the next kind included.
     #[inline(always)]
-    pub(super) fn later_rows(&self, kind: Kind) -> Option<Later<'a, E>> {
+    pub(super) fn later(&self, kind: Kind) -> Option<Later<'a, E>> {
         let next_tile = self.ahead?;
         let (then, then_kind) = match kind {
             Kind::Keys => (self.parts, Kind::Values),
             Kind::Values => (next_tile, Kind::Keys),
         };
-        let row_bytes = self.dims[kind as usize] * size_of::<E>();
-        let mut now = self.rows(kind);
-        now.skip((FETCHED / row_bytes.max(1)).clamp(1, TILE));
-        Some(Later { now, then: Cursor::new(then, then_kind, self.dims[then_kind as usize]) })
+        let mut later = Later {
+            piece: &[],
+            now: Pieces::new(self.parts, kind, self.dims[kind as usize]),
+            then: Pieces::new(then, then_kind, self.dims[then_kind as usize]),
+        };
+        later.skip(FETCHED);
+        Some(later)
+    }
+}
+
+impl<'a, E> Part<'a, E> {
+    #[inline(always)]
+    fn rows(&self, kind: Kind) -> (&'a [E], usize) {
+        match kind {
+            Kind::Keys => (self.keys, self.strides[0]),
+            Kind::Values => (self.values, self.strides[1]),
+        }
     }
 }
 
 /// Bytes between what is read and what is asked for.
-const FETCHED: usize = 4096;
+const FETCHED: usize = 16384;
 
-/// Rows one after another.
+/// Rows of one kind in pieces that are as long as rows lie one behind the other.
 #[derive(Clone, Copy)]
-pub(super) struct Cursor<'a, E> {
-    /// From the next row on.
-    data: &'a [E],
-    stride: usize,
-    /// Rows that are left of the part.
-    n_left: usize,
+struct Pieces<'a, E> {
     parts: &'a [Part<'a, E>],
     kind: Kind,
     dim: usize,
+    /// Rows of the first part that were taken.
+    taken: usize,
 }
 
-impl<'a, E> Cursor<'a, E> {
+impl<'a, E: KvElement> Pieces<'a, E> {
     #[inline(always)]
     fn new(parts: &'a [Part<'a, E>], kind: Kind, dim: usize) -> Self {
-        Self { data: &[], stride: 0, n_left: 0, parts, kind, dim }
+        Self { parts, kind, dim, taken: 0 }
     }
 
-    /// Goes to the next part, if there is one.
-    #[inline(always)]
-    fn next_part(&mut self) -> bool {
-        let Some((part, rest)) = self.parts.split_first() else { return false };
-        let (data, stride) = match self.kind {
-            Kind::Keys => (part.keys, part.strides[0]),
-            Kind::Values => (part.values, part.strides[1]),
-        };
-        (self.data, self.stride, self.n_left, self.parts) = (data, stride, part.n_tokens, rest);
-        true
-    }
-
-    /// The next row.
-    #[inline(always)]
-    pub(super) fn next(&mut self) -> Option<&'a [E]> {
-        if self.n_left == 0 && !self.next_part() {
-            return None;
+    fn next(&mut self) -> Option<&'a [u8]> {
+        let (part, rest) = self.parts.split_first()?;
+        let (data, stride) = part.rows(self.kind);
+        let n_rows = if stride == self.dim { part.n_tokens } else { 1 };
+        let first = self.taken * stride;
+        self.taken += n_rows;
+        if self.taken == part.n_tokens {
+            (self.parts, self.taken) = (rest, 0);
         }
-        let row = &self.data[..self.dim];
-        self.data = self.data.get(self.stride..).unwrap_or_default();
-        self.n_left -= 1;
-        Some(row)
-    }
-
-    pub(super) fn skip(&mut self, mut n: usize) {
-        while n > 0 && (self.n_left > 0 || self.next_part()) {
-            let here = n.min(self.n_left);
-            self.data = self.data.get(here * self.stride..).unwrap_or_default();
-            self.n_left -= here;
-            n -= here;
-        }
+        Some(E::as_bytes(&data[first..first + n_rows * self.dim]))
     }
 }
 
-/// Rows to ask for.
+/// Memory to ask for: rows of one kind, and then rows of another.
 #[derive(Clone, Copy)]
 pub(super) struct Later<'a, E> {
-    now: Cursor<'a, E>,
-    then: Cursor<'a, E>,
+    /// What is left of the present piece.
+    piece: &'a [u8],
+    now: Pieces<'a, E>,
+    then: Pieces<'a, E>,
 }
 
-impl<'a, E: KvElement> Later<'a, E> {
-    /// The row to ask for along with the next one that is read; none at the end of all.
+impl<E: KvElement> Later<'_, E> {
+    /// Leaves out so many bytes, at most those of the first kind.
+    fn skip(&mut self, mut n_bytes: usize) {
+        while n_bytes > 0
+            && let Some(piece) = self.now.next()
+        {
+            let here = n_bytes.min(piece.len());
+            self.piece = &piece[here..];
+            n_bytes -= here;
+        }
+    }
+
+    /// Asks for the next `n_bytes`, where there are as many.
     #[inline(always)]
-    pub(super) fn next(&mut self) -> &'a [E] {
-        self.now.next().or_else(|| self.then.next()).unwrap_or_default()
+    pub(super) fn ask(&mut self, n_bytes: usize) {
+        if let Some((here, rest)) = self.piece.split_at_checked(n_bytes) {
+            ask_for(here);
+            self.piece = rest;
+        } else {
+            self.ask_across(n_bytes);
+        }
+    }
+
+    #[cold]
+    fn ask_across(&mut self, mut n_bytes: usize) {
+        while n_bytes > 0 {
+            if self.piece.is_empty() {
+                let Some(piece) = self.now.next().or_else(|| self.then.next()) else { return };
+                self.piece = piece;
+            }
+            let (here, rest) = self.piece.split_at(n_bytes.min(self.piece.len()));
+            ask_for(here);
+            self.piece = rest;
+            n_bytes -= here.len();
+        }
     }
 }
 
-/// Asks for the lines of `n` elements of a row from `first` on.
+/// Into the second-level cache: the first can wait for two dozen lines at a time on many machines, too few for the memory's latency.
 #[inline(always)]
-pub(super) fn fetch<E: KvElement>(row: &[E], first: usize, n: usize) {
-    for at in (0..n * size_of::<E>()).step_by(64) {
-        prefetch::line_at(E::as_bytes(row), first * size_of::<E>() + at);
+fn ask_for(bytes: &[u8]) {
+    for at in (0..bytes.len()).step_by(64) {
+        prefetch::far_line_at(bytes, at);
     }
 }

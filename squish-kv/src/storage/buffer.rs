@@ -2,6 +2,7 @@
 
 use std::ops::{Deref, DerefMut};
 
+use super::advice::prefer_huge_pages;
 use crate::error::{Error, Result};
 
 /// Bytes of a cache line, and of the widest vector.
@@ -23,9 +24,10 @@ impl<T: Copy + Default> Buffer<T> {
         let slack = LINE / size_of::<T>();
         let bytes = len.saturating_mul(size_of::<T>());
         let with_slack = len.checked_add(slack).ok_or(Error::StorageMemory { what, bytes })?;
-        let mut storage = Vec::new();
+        let mut storage = Vec::<T>::new();
         let reserved = storage.try_reserve_exact(with_slack);
         reserved.map_err(|_| Error::StorageMemory { what, bytes })?;
+        prefer_huge_pages(storage.spare_capacity_mut());
         storage.resize(with_slack, T::default());
         let start = line_start(&storage, slack);
         Ok(Self { storage, start, len })

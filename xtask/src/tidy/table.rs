@@ -47,7 +47,7 @@ pub(crate) const MEMBERS: [Member; 9] = [
     member("squish-kernels", 0, 24, Unsafe::Everywhere),
     member("squish-checkpoint", 0, 24, Unsafe::File("squish-checkpoint/src/mapping.rs")),
     member("squish-quant", 1, 24, Unsafe::Nowhere),
-    member("squish-kv", 1, 30, Unsafe::Nowhere),
+    member("squish-kv", 1, 30, Unsafe::File("squish-kv/src/storage/advice.rs")),
     member("squish-attn", 1, 30, Unsafe::Nowhere),
     member("squish-model", 3, 90, Unsafe::Nowhere),
     member("squish-llm", 4, 120, Unsafe::Nowhere),
