@@ -25,8 +25,8 @@ pub(crate) enum Unsafe {
 }
 
 /// Crates whose tests run under emulation.
-pub(crate) const NUMERIC: [&str; 4] =
-    ["squish-kernels", "squish-checkpoint", "squish-quant", "squish-attn"];
+pub(crate) const NUMERIC: [&str; 5] =
+    ["squish-kernels", "squish-checkpoint", "squish-quant", "squish-kv", "squish-attn"];
 
 /// Crates whose modules all stand in STATUS.md: those with code of their own that are published.
 pub(crate) const IN_STATUS: [&str; 6] = [
