@@ -14,6 +14,7 @@ use crate::bytes::same;
 /// A float of eight bits.
 pub(super) trait Code {
     /// Of each code without its sign, the lower byte and the upper one of its `bf16`.
+    #[cfg(target_arch = "x86_64")]
     const HALVES: &'static [[u8; 128]; 2];
 
     /// The values of codes in the lowest quarters of lanes.
@@ -21,6 +22,7 @@ pub(super) trait Code {
 }
 
 impl Code for E4M3 {
+    #[cfg(target_arch = "x86_64")]
     const HALVES: &'static [[u8; 128]; 2] = &halves([3, 7], 0x7f);
 
     #[inline(always)]
@@ -35,6 +37,7 @@ impl Code for E4M3 {
 }
 
 impl Code for E5M2 {
+    #[cfg(target_arch = "x86_64")]
     const HALVES: &'static [[u8; 128]; 2] = &halves([2, 15], 0x7c);
 
     #[inline(always)]
@@ -51,6 +54,7 @@ impl Code for E5M2 {
 
 /// The bytes of the `bf16` of each code without its sign, where `n_bits` of mantissa and so large a bias make the exponent and codes from
 /// `first_special` on are infinite or NaN.
+#[cfg(target_arch = "x86_64")]
 const fn halves([n_bits, bias]: [u32; 2], first_special: u32) -> [[u8; 128]; 2] {
     let mut out = [[0; 128]; 2];
     let mut code = 0;

@@ -1,6 +1,8 @@
 //! Loading numbers of a cache as floats.
 
-use fearless_simd::{Level, Simd, prelude::*};
+#[cfg(target_arch = "x86_64")]
+use fearless_simd::Level;
+use fearless_simd::{Simd, prelude::*};
 use half::slice::HalfFloatSliceExt;
 
 use super::{E4M3, E5M2, bf16, code, element::sealed::Load, f16};
