@@ -26,8 +26,7 @@ pub(super) fn add_values<S: Simd, E: KvElement, const N: usize>(
         let n_tokens = visible[row];
         let values = Values { rows: &rows[..n_tokens], dim };
         // Memory is asked for along with the first rows.
-        let mut later = later.take();
-        let later = &mut later;
+        let later = &mut later.take();
         let (factors, weights) = (&factors[row..], &weights[row..]);
         let out = &mut out[row * width..];
         // Only rows that see the same tokens are taken together.

@@ -42,7 +42,9 @@ fn line_start<T>(storage: &[T], slack: usize) -> usize {
 /// A copy lies elsewhere, and starts on a line there.
 impl<T: Clone> Clone for Buffer<T> {
     fn clone(&self) -> Self {
-        let mut storage = self.storage.clone();
+        let mut storage = Vec::with_capacity(self.storage.len());
+        prefer_huge_pages(storage.spare_capacity_mut());
+        storage.extend_from_slice(&self.storage);
         let start = line_start(&storage, storage.len() - self.len);
         // What lies before the start comes around to the end.
         storage.rotate_left(self.start);
