@@ -29,6 +29,12 @@ impl Golden {
         Self { bytes, name: name.to_owned() }
     }
 
+    /// Whether there is a tensor called `tensor`.
+    #[must_use]
+    pub fn has(&self, tensor: &str) -> bool {
+        self.tensors().tensor(tensor).is_ok()
+    }
+
     /// Shape of the tensor called `tensor`.
     #[must_use]
     pub fn shape(&self, tensor: &str) -> Vec<usize> {

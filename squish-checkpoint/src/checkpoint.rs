@@ -9,7 +9,7 @@ use crate::limits::{self, Limits};
 use crate::safetensors::Header;
 use crate::source::{Source, Storage};
 use crate::tensor::TensorTable;
-use crate::{Error, TensorInfo, TensorView};
+use crate::{Error, SharedBytes, TensorInfo, TensorView};
 
 /// How a checkpoint is opened.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -131,6 +131,17 @@ impl Checkpoint {
     pub fn tensor(&self, name: &str) -> Result<TensorView<'_>, Error> {
         let info = self.table.find(name)?;
         self.shards[info.shard()].view(info, &self.paths[info.shard()])
+    }
+
+    /// The bytes of the tensor called `name`, for whoever keeps them longer than the checkpoint: a share of the mapping, or memory that
+    /// they are read into.
+    ///
+    /// # Errors
+    ///
+    /// As [`tensor`](Self::tensor).
+    pub fn shared(&self, name: &str) -> Result<SharedBytes, Error> {
+        let info = self.table.find(name)?;
+        self.shards[info.shard()].shared(info, &self.paths[info.shard()])
     }
 
     /// Fills `buffer` with the bytes of the tensor called `name` from its byte `offset` on: a tensor too large for the

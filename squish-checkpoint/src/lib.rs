@@ -12,6 +12,7 @@ mod tensor;
 mod checkpoint;
 mod index;
 mod mapping;
+mod shared;
 mod source;
 
 mod layout;
@@ -24,6 +25,7 @@ pub use crate::layout::{TensorSpec, WriterOptions};
 pub use crate::limits::Limits;
 pub use crate::mapping::MappedFile;
 pub use crate::safetensors::SafeTensors;
+pub use crate::shared::SharedBytes;
 pub use crate::source::Source;
 pub use crate::tensor::{TensorInfo, TensorView};
 pub use crate::writer::CheckpointWriter;

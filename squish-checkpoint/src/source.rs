@@ -3,10 +3,11 @@
 use std::fs::File;
 use std::io;
 use std::path::Path;
+use std::sync::Arc;
 
 use crate::limits::Limits;
 use crate::safetensors::{Header, PREFIX, json_len};
-use crate::{Error, MappedFile, TensorInfo, TensorView};
+use crate::{Error, MappedFile, SharedBytes, TensorInfo, TensorView};
 
 /// How the data of a checkpoint get into memory. Opening reads the headers only, with either.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -25,7 +26,7 @@ pub enum Source {
 /// An open file of a checkpoint.
 #[derive(Debug)]
 pub(crate) enum Storage {
-    Map(MappedFile),
+    Map(Arc<MappedFile>),
     Read(File),
 }
 
@@ -42,7 +43,7 @@ impl Storage {
             Source::Map => {
                 let map = MappedFile::of(&file, path)?;
                 let header = Header::of_bytes(&map, shard, limits).map_err(Error::in_file(path))?;
-                Ok((Self::Map(map), header))
+                Ok((Self::Map(Arc::new(map)), header))
             }
             Source::Read => {
                 let header =
@@ -60,9 +61,18 @@ impl Storage {
     ) -> Result<TensorView<'a>, Error> {
         match self {
             Self::Map(map) => Ok(TensorView::borrowed_from(info, &map[info.file_range()])),
-            Self::Read(file) => TensorView::read_from(info, |buffer| {
-                read_exact_at(file, buffer, info.file_offset()).map_err(Error::io("read", path))
-            }),
+            Self::Read(file) => TensorView::read_from(info, read(file, info, path)),
+        }
+    }
+
+    /// Its bytes alone, for longer.
+    pub(crate) fn shared(&self, info: &TensorInfo, path: &Path) -> Result<SharedBytes, Error> {
+        match self {
+            Self::Map(map) => Ok(SharedBytes::of_map(Arc::clone(map), info.file_range())),
+            Self::Read(file) => {
+                let words = info.read_words(read(file, info, path))?;
+                Ok(SharedBytes::of_words(words, info.n_bytes()))
+            }
         }
     }
 
@@ -84,6 +94,15 @@ impl Storage {
             }
         }
     }
+}
+
+/// What fills a buffer with the data of a tensor.
+fn read(
+    file: &File,
+    info: &TensorInfo,
+    path: &Path,
+) -> impl FnOnce(&mut [u8]) -> Result<(), Error> {
+    move |buffer| read_exact_at(file, buffer, info.file_offset()).map_err(Error::io("read", path))
 }
 
 fn read_header(file: &File, path: &Path, shard: usize, limits: &Limits) -> Result<Header, Error> {

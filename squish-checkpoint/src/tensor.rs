@@ -101,6 +101,21 @@ impl TensorInfo {
         Err(Error::Dtype { tensor: self.name.clone(), expected, actual: self.dtype })
     }
 
+    /// Its data in memory of their own, filled by `read`: the first bytes of words.
+    pub(crate) fn read_words(
+        &self,
+        read: impl FnOnce(&mut [u8]) -> Result<(), Error>,
+    ) -> Result<Vec<u64>, Error> {
+        let n_words = self.n_bytes.div_ceil(size_of::<u64>());
+        let mut words = Vec::new();
+        words
+            .try_reserve_exact(n_words)
+            .map_err(|_| Error::Memory { what: self.name.clone(), n_bytes: self.n_bytes as u64 })?;
+        words.resize(n_words, 0u64);
+        read(&mut bytemuck::cast_slice_mut(&mut words)[..self.n_bytes])?;
+        Ok(words)
+    }
+
     /// Where it lies in a file that is in memory as a whole, so that its offsets fit.
     pub(crate) fn file_range(&self) -> Range<usize> {
         let start = self.start as usize;
@@ -133,14 +148,7 @@ impl<'a> TensorView<'a> {
         info: &'a TensorInfo,
         read: impl FnOnce(&mut [u8]) -> Result<(), Error>,
     ) -> Result<Self, Error> {
-        let n_words = info.n_bytes.div_ceil(size_of::<u64>());
-        let mut words = Vec::new();
-        words
-            .try_reserve_exact(n_words)
-            .map_err(|_| Error::Memory { what: info.name.clone(), n_bytes: info.n_bytes as u64 })?;
-        words.resize(n_words, 0u64);
-        read(&mut bytemuck::cast_slice_mut(&mut words)[..info.n_bytes])?;
-        Ok(Self { info, data: Data::Owned(words) })
+        Ok(Self { info, data: Data::Owned(info.read_words(read)?) })
     }
 
     /// Name, type, shape and place.

@@ -88,7 +88,80 @@ pub enum Error {
         actual: usize,
     },
 
+    /// A format cannot hold a tensor.
+    #[error("`{tensor}`: {error}")]
+    Pack {
+        /// The tensor.
+        tensor: String,
+        /// What the format says.
+        error: squish_quant::Error,
+    },
+
     // A call.
+    /// A name that stands for nothing.
+    #[error("no {what} is called `{actual}`, expected {expected}")]
+    Name {
+        /// What was to be named.
+        what: &'static str,
+        /// The name.
+        actual: String,
+        /// Those that there are.
+        expected: &'static str,
+    },
+    /// A number that has to be at least 1.
+    #[error("`{what}` is 0, expected at least 1")]
+    Zero {
+        /// The number, by name.
+        what: &'static str,
+    },
+    /// A sequence that cannot be used so.
+    #[error("the sequence is {what}")]
+    Sequence {
+        /// What is wrong with it.
+        what: &'static str,
+    },
+    /// Rings hold one sequence each, and share nothing.
+    #[error("sequences whose windows are rings cannot be forked")]
+    NoFork,
+    /// Rings take a limited number of sequences in a step.
+    #[error("{n_parts} parts in a step of rings, expected at most {max}")]
+    RingParts {
+        /// Parts of the call.
+        n_parts: usize,
+        /// The most.
+        max: usize,
+    },
+    /// A tree has another number of parents than tokens.
+    #[error("{actual} parents for {expected} tokens")]
+    Parents {
+        /// The number of tokens.
+        expected: usize,
+        /// The number of parents.
+        actual: usize,
+    },
+    /// A node of a tree stands before its parent.
+    #[error("node {node} of the tree has parent {parent}, expected a node before it")]
+    Parent {
+        /// The node.
+        node: usize,
+        /// What it has as a parent.
+        parent: u32,
+    },
+    /// The caches refuse: most often there is no room.
+    #[error(transparent)]
+    Kv(#[from] squish_kv::Error),
+    /// Rotary embeddings or attention refuse.
+    #[error(transparent)]
+    Attention(#[from] squish_attn::AttnError),
+    /// A product refuses.
+    #[error(transparent)]
+    Product(#[from] squish_quant::Error),
+    /// Threads cannot be started.
+    #[error("cannot start threads: {source}")]
+    Threads {
+        /// The system's reason.
+        source: io::Error,
+    },
     /// There is nothing to compute.
     #[error("{actual} tokens, expected at least {expected}")]
     TooFewTokens {

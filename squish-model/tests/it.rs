@@ -8,20 +8,11 @@
 #[path = "it/common.rs"]
 mod common;
 
-#[path = "it/config.rs"]
-mod config;
-#[path = "it/nll.rs"]
-mod nll;
-#[path = "it/products.rs"]
-mod products;
-#[path = "it/reference.rs"]
-mod reference;
+//mod config;
+#[path = "it/families.rs"]
+mod families;
 #[cfg(feature = "tokenizer")]
 #[path = "it/tokenizer.rs"]
 mod tokenizer;
 #[path = "it/transformers.rs"]
 mod transformers;
-#[path = "it/walk_config.rs"]
-mod walk_config;
-#[path = "it/weights.rs"]
-mod weights;

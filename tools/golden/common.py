@@ -1,7 +1,8 @@
 """What every golden script shares: pinned versions, a reproducible setting, and a writer of safetensors files.
 
 A script calls `run(main, crate, name, libraries)`. `main` returns the tensors as a dict from name to numpy array;
-they go to `DIR/<crate>/tests/golden/<name>.safetensors`, where DIR is `--out` or the repository root.
+they go to `DIR/<crate>/tests/golden/<name>.safetensors`, where DIR is `--out` or the repository root. Texts go to
+`<name>.json` by `run_json`.
 
 The file is written here and not by the safetensors library, because that one leaves the order of the metadata to a
 randomised hash map. Layout: names sorted within descending element size, so that every tensor is aligned to its
@@ -89,8 +90,8 @@ def save(path, tensors, metadata):
             file.write(arrays[name].tobytes())
 
 
-def run(main, crate, name, libraries, metadata=None):
-    """Checks versions, calls `main()` for the tensors and writes them where the crate's tests look for them."""
+def setting(libraries):
+    """What the command line and the environment say: the folder that stands for the repository root, and versions."""
     parser = argparse.ArgumentParser(description=sys.modules["__main__"].__doc__)
     parser.add_argument("--out", type=Path, default=ROOT, help="folder that stands for the repository root")
     out = parser.parse_args().out
@@ -101,11 +102,28 @@ def run(main, crate, name, libraries, metadata=None):
         torch.set_num_threads(1)
         torch.backends.mkldnn.enabled = False
         torch.use_deterministic_algorithms(True)
-    tensors = main()
     script = Path(sys.modules["__main__"].__file__).name
+    return out, {"script": f"tools/golden/{script}", **versions}
+
+
+def run(main, crate, name, libraries, metadata=None):
+    """Checks versions, calls `main()` for the tensors and writes them where the crate's tests look for them."""
+    out, versions = setting(libraries)
+    tensors = main()
     path = out / crate / "tests" / "golden" / f"{name}.safetensors"
-    save(path, tensors, {"script": f"tools/golden/{script}", **versions, **(metadata or {})})
+    save(path, tensors, {**versions, **(metadata or {})})
     print(f"{crate}/tests/golden/{path.name}: {len(tensors)} tensors, {path.stat().st_size} bytes")
+
+
+def run_json(main, crate, name, libraries):
+    """As `run`, for a `main()` that returns an object of texts and lists; it is written as JSON, under the versions."""
+    out, versions = setting(libraries)
+    value = {"versions": versions, **main()}
+    path = out / crate / "tests" / "golden" / f"{name}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Characters beyond ASCII are escaped, so that those which look alike or combine can be told apart in the file.
+    path.write_bytes(json.dumps(value, indent=1).encode() + b"\n")
+    print(f"{crate}/tests/golden/{path.name}: {len(value) - 1} members, {path.stat().st_size} bytes")
 
 
 def bits_f32(bits):

@@ -43,6 +43,23 @@ fn shards_read_as_one_map_from_every_kind_of_path() {
 }
 
 #[test]
+fn shared_bytes_outlive_their_checkpoint() {
+    let folder = tempdir().unwrap();
+    three_shards(folder.path());
+    for options in [Options::default(), READ] {
+        let checkpoint = Checkpoint::open_with(folder.path(), options).unwrap();
+        let kept: Vec<_> =
+            three().iter().map(|spec| checkpoint.shared(&spec.name).unwrap()).collect();
+        let error = checkpoint.shared("w").unwrap_err();
+        assert!(matches!(&error, Error::Missing { tensor, .. } if tensor == "w"), "{error:?}");
+        drop(checkpoint);
+        for (bytes, spec) in kept.iter().zip(three()) {
+            assert_eq!(bytes.as_ref(), bytes_of(&spec));
+        }
+    }
+}
+
+#[test]
 fn the_single_file_wins_over_an_index() {
     let folder = tempdir().unwrap();
     three_shards(folder.path());

@@ -1,23 +1,45 @@
-//! Models that the tests share: the trained fixture, and one of random numbers that is small in every dimension.
+//! Models that the tests share: the trained fixture, and small ones of random numbers.
 
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 
-use squish_bench::{Golden, input::Rng};
-use squish_model::{Config, Kind, Reference, Weights};
+use squish_bench::Golden;
+use squish_model::{
+    Activation, Config, KvOptions, KvType, LoadOptions, Model, RandomCheckpoint, Runner,
+    RunnerOptions, WeightFormat,
+};
 
 /// Folder of the trained checkpoint.
 pub(crate) const FIXTURE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../fixtures/tiny/base");
 
+/// Weights as they are, inputs that are not rounded.
+pub(crate) const EXACT: LoadOptions = LoadOptions {
+    weights: WeightFormat::Stored,
+    head: WeightFormat::Stored,
+    activation: Some(Activation::F32),
+};
+
 /// The trained checkpoint.
-pub(crate) static MODEL: LazyLock<Reference> = LazyLock::new(|| Reference::open(FIXTURE).unwrap());
+pub(crate) static MODEL: LazyLock<Arc<Model>> =
+    LazyLock::new(|| Arc::new(Model::open(FIXTURE, &EXACT).unwrap()));
 
 /// What transformers computed from it.
 pub(crate) static GOLDEN: LazyLock<Golden> =
     LazyLock::new(|| Golden::load(env!("CARGO_MANIFEST_DIR"), "reference"));
 
 /// An i64 tensor of tokens.
-pub(crate) fn tokens(name: &str) -> Vec<u32> {
-    GOLDEN.i64(name).into_iter().map(|token| u32::try_from(token).unwrap()).collect()
+pub(crate) fn tokens(golden: &Golden, name: &str) -> Vec<u32> {
+    golden.i64(name).into_iter().map(|token| u32::try_from(token).unwrap()).collect()
+}
+
+/// Keys and values that are not rounded, one thread.
+pub(crate) fn exact_options() -> RunnerOptions {
+    let kv = KvOptions { kv_type: KvType::F32, n_tokens: 1024, ..KvOptions::default() };
+    RunnerOptions { kv, n_threads: 1, ..RunnerOptions::default() }
+}
+
+/// A runner of one sequence with these.
+pub(crate) fn exact_runner(model: &Arc<Model>) -> Runner {
+    Runner::new(Arc::clone(model), &exact_options()).unwrap()
 }
 
 /// A configuration whose sizes all differ: 2 layers, 6 heads of 4 on 3 heads of keys, hidden 20, no tied head.
@@ -25,23 +47,7 @@ pub(crate) const SMALL: &str = r#"{"architectures": ["LlamaForCausalLM"], "hidde
     "num_hidden_layers": 2, "num_attention_heads": 6, "num_key_value_heads": 3, "head_dim": 4, "vocab_size": 50,
     "max_position_embeddings": 24, "hidden_act": "silu"}"#;
 
-pub(crate) fn small_config() -> Config {
-    Config::from_json(SMALL.as_bytes()).unwrap()
-}
-
-/// A model of random weights: norms around 1, matrices that keep the size of what they multiply.
-pub(crate) fn small_weights(seed: u64) -> Weights {
-    let mut rng = Rng::new(seed);
-    let mut weights = Weights::from_fn(&small_config(), |_, shape| {
-        let n_in = *shape.last().unwrap();
-        let std = 1.0 / (n_in as f32).sqrt();
-        Ok((0..shape.iter().product()).map(|_| rng.normal() * std).collect())
-    })
-    .unwrap();
-    for tensor in weights.tensors_mut().filter(|tensor| tensor.kind() == Kind::Norm) {
-        for x in tensor.data_mut() {
-            *x += 1.0;
-        }
-    }
-    weights
+/// The same with random weights.
+pub(crate) fn small() -> RandomCheckpoint {
+    RandomCheckpoint { config: Config::from_json(SMALL.as_bytes()).unwrap(), seed: 1 }
 }

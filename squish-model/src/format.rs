@@ -1,0 +1,154 @@
+//! In which format the matrices of a model are packed.
+
+use half::{bf16, f16};
+use squish_kernels::cast::narrow_into;
+use squish_quant::{
+    Activation, Dense, Fp8Format, Fp8Quantizer, Granularity, IntFormat, IntQuantizer, MxQuantizer,
+    PackedMatrix, ScaleRule, Weights, ndarray::ArrayView2,
+};
+
+use crate::{DenseTensor, Error};
+
+/// A format of weights.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum WeightFormat {
+    /// That of the checkpoint.
+    #[default]
+    Stored,
+    /// 32 bits.
+    F32,
+    /// 16 bits: bfloat16.
+    Bf16,
+    /// 16 bits: half precision.
+    F16,
+    /// 8 bits: E4M3 with a scale for each output.
+    Fp8E4M3,
+    /// 8 bits: E5M2 with a scale for each output.
+    Fp8E5M2,
+    /// 4 bits: E2M1 with a power of two for each 32 inputs, chosen by squared error.
+    MxFp4,
+    /// 8 bits: integers with a scale for each 128 inputs.
+    Int8,
+    /// 4 bits: integers with a scale for each 32 inputs.
+    Int4,
+}
+
+impl WeightFormat {
+    /// All of them.
+    pub const ALL: [Self; 9] = [
+        Self::Stored,
+        Self::F32,
+        Self::Bf16,
+        Self::F16,
+        Self::Fp8E4M3,
+        Self::Fp8E5M2,
+        Self::MxFp4,
+        Self::Int8,
+        Self::Int4,
+    ];
+
+    /// Its name, lower case.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Stored => "stored",
+            Self::F32 => "f32",
+            Self::Bf16 => "bf16",
+            Self::F16 => "f16",
+            Self::Fp8E4M3 => "fp8-e4m3",
+            Self::Fp8E5M2 => "fp8-e5m2",
+            Self::MxFp4 => "mxfp4",
+            Self::Int8 => "int8",
+            Self::Int4 => "int4",
+        }
+    }
+}
+
+/// `tensor`, a matrix of `shape`, in `format`, for inputs that are rounded to `activation` or, without one, to the default of the format.
+///
+/// # Errors
+///
+/// Those of the quantizer, of weights that are not finite or rows that are no multiple of a block, and of
+/// [`PackedMatrix::pack`].
+pub(crate) fn pack(
+    tensor: &DenseTensor,
+    shape: [usize; 2],
+    format: WeightFormat,
+    activation: Option<Activation>,
+) -> Result<PackedMatrix, squish_quant::Error> {
+    let pack = |weights: Weights<'_>| {
+        PackedMatrix::pack(weights, activation.unwrap_or(weights.default_activation()))
+    };
+    let stored = Weights::Dense { dense: tensor.dense(), shape, bytes: tensor.bytes() };
+    let dense = match format {
+        WeightFormat::Stored => return pack(stored),
+        WeightFormat::F32 => Some(Dense::F32),
+        WeightFormat::Bf16 => Some(Dense::Bf16),
+        WeightFormat::F16 => Some(Dense::F16),
+        _ => None,
+    };
+    if dense == Some(tensor.dense()) {
+        return pack(stored);
+    }
+    let values = tensor.to_f32();
+    if let Some(dense) = dense {
+        let bytes = narrowed(&values, dense);
+        return pack(Weights::Dense { dense, shape, bytes: &bytes });
+    }
+    let values = ArrayView2::from_shape(shape, &values).expect("as many numbers as the shape has");
+    match format {
+        WeightFormat::Fp8E4M3 => pack((&Fp8Quantizer::default().encode(values)?).into()),
+        WeightFormat::Fp8E5M2 => {
+            let quantizer = Fp8Quantizer { format: Fp8Format::E5M2, ..Fp8Quantizer::default() };
+            pack((&quantizer.encode(values)?).into())
+        }
+        WeightFormat::MxFp4 => {
+            let quantizer = MxQuantizer { rule: ScaleRule::MinMse, ..MxQuantizer::default() };
+            pack((&quantizer.encode(values)?).into())
+        }
+        _ => {
+            let (format, block) = match format {
+                WeightFormat::Int8 => (IntFormat::Int8, 128),
+                _ => (IntFormat::Int4, 32),
+            };
+            let granularity = Granularity::Block1d(block);
+            let quantizer = IntQuantizer { format, granularity, ..IntQuantizer::default() };
+            pack((&quantizer.encode(values)?).into())
+        }
+    }
+}
+
+/// The bytes of `values`, each rounded to nearest, ties to even.
+fn narrowed(values: &[f32], dense: Dense) -> Vec<u8> {
+    match dense {
+        Dense::F32 => values.iter().flat_map(|x| x.to_le_bytes()).collect(),
+        Dense::Bf16 => {
+            let mut out = vec![bf16::ZERO; values.len()];
+            narrow_into(values, &mut out);
+            out.iter().flat_map(|x| x.to_le_bytes()).collect()
+        }
+        Dense::F16 => {
+            let mut out = vec![f16::ZERO; values.len()];
+            narrow_into(values, &mut out);
+            out.iter().flat_map(|x| x.to_le_bytes()).collect()
+        }
+    }
+}
+
+impl std::fmt::Display for WeightFormat {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl std::str::FromStr for WeightFormat {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self, Error> {
+        Self::ALL.into_iter().find(|format| format.name() == name).ok_or_else(|| Error::Name {
+            what: "format of weights",
+            actual: crate::error::clip(name),
+            expected: "stored, f32, bf16, f16, fp8-e4m3, fp8-e5m2, mxfp4, int8 or int4",
+        })
+    }
+}

@@ -1,0 +1,160 @@
+//! The products of a pass, with what hooks do about them.
+
+use squish_kernels::{Gelu, gelu_in_place, silu_in_place};
+use squish_quant::{
+    Epilogue, Gate, Product, Workspace,
+    ndarray::{ArrayView2, ArrayViewMut2},
+};
+
+use crate::{
+    Error, Hooks, Projection, Site,
+    forward::rows,
+    model::{Layer, Linear},
+};
+
+/// What products work with besides their operands.
+pub(crate) struct Products<'a> {
+    pub(crate) workspace: &'a mut Workspace,
+    /// Of each row its part, for adapters.
+    pub(crate) part_of: &'a [usize],
+    /// Of a sparse product: the inputs that are left.
+    pub(crate) live: &'a mut Live,
+}
+
+/// Inputs of one row that are not zeros.
+#[derive(Debug, Default)]
+pub(crate) struct Live {
+    indices: Vec<u32>,
+    values: Vec<f32>,
+    sums: Vec<f32>,
+}
+
+impl Products<'_> {
+    /// Shows inputs to who records them, and leaves out those below the threshold.
+    pub(crate) fn inputs(&mut self, hooks: &mut Hooks<'_>, site: Site, x: &mut [f32]) {
+        let n_rows = self.part_of.len();
+        if let Some(recorder) = &mut hooks.recorder {
+            recorder.record(site, rows(x, x.len() / n_rows));
+        }
+        let Some(sparsity) = hooks.sparsity else { return };
+        let threshold = sparsity.threshold(site);
+        if threshold > 0.0 {
+            for x in x.iter_mut().filter(|x| x.abs() < threshold) {
+                *x = 0.0;
+            }
+        }
+        self.live.indices.clear();
+        self.live.values.clear();
+        if n_rows == 1 {
+            for (i, &x) in x.iter().enumerate().filter(|(_, x)| **x != 0.0) {
+                self.live.indices.push(i as u32);
+                self.live.values.push(x);
+            }
+        }
+    }
+
+    /// `out = W x + b` for each matrix.
+    pub(crate) fn run<const N: usize>(
+        &mut self,
+        hooks: &Hooks<'_>,
+        layer: usize,
+        x: &[f32],
+        outputs: [(Projection, &Linear, &mut [f32]); N],
+    ) -> Result<(), Error> {
+        let x = rows(x, x.len() / self.part_of.len());
+        if hooks.sparsity.is_some() && x.nrows() == 1 {
+            for (projection, linear, out) in outputs {
+                self.run_sparse(linear, out)?;
+                self.adapt(hooks, Site { layer, projection }, x, out);
+            }
+            return Ok(());
+        }
+        let mut outputs = outputs;
+        let mut products =
+            outputs.each_mut().map(|(_, linear, out)| linear.product(rows_mut(out, x.nrows())));
+        self.workspace.products_into(x, &mut products)?;
+        for (projection, _, out) in outputs {
+            self.adapt(hooks, Site { layer, projection }, x, out);
+        }
+        Ok(())
+    }
+
+    /// `sum = sum + W x + b`.
+    pub(crate) fn add(
+        &mut self,
+        hooks: &Hooks<'_>,
+        site: Site,
+        x: &[f32],
+        linear: &Linear,
+        sum: &mut [f32],
+    ) -> Result<(), Error> {
+        let x = rows(x, x.len() / self.part_of.len());
+        if hooks.sparsity.is_some() && x.nrows() == 1 {
+            let mut sums = std::mem::take(&mut self.live.sums);
+            sums.resize(sum.len(), 0.0);
+            let result = self.run_sparse(linear, &mut sums);
+            sum.iter_mut().zip(&sums).for_each(|(x, y)| *x += y);
+            self.live.sums = sums;
+            result?;
+        } else {
+            let product = linear.product(rows_mut(sum, x.nrows()));
+            let product = Product { epilogue: Epilogue::Add, ..product };
+            self.workspace.products_into(x, &mut [product])?;
+        }
+        self.adapt(hooks, site, x, sum);
+        Ok(())
+    }
+
+    /// `out = gate(Wgate x + b) ⊙ (Wup x + b)`. `up` is room for the second factor, which is not always needed.
+    pub(crate) fn gated(
+        &mut self,
+        hooks: &Hooks<'_>,
+        layer_idx: usize,
+        x: &[f32],
+        layer: &Layer,
+        gate: Gate,
+        out: &mut [f32],
+        up: &mut Vec<f32>,
+    ) -> Result<(), Error> {
+        let is_apart =
+            layer.up.bias.is_some() || hooks.adapter.is_some() || hooks.sparsity.is_some();
+        if !is_apart {
+            let x = rows(x, x.len() / self.part_of.len());
+            let product = layer.gate.product(rows_mut(out, x.nrows()));
+            let epilogue = Epilogue::Gated { gate, up: layer.up.weights.view() };
+            self.workspace.products_into(x, &mut [Product { epilogue, ..product }])?;
+            return Ok(());
+        }
+        up.resize(out.len(), 0.0);
+        let outputs =
+            [(Projection::Gate, &layer.gate, &mut *out), (Projection::Up, &layer.up, &mut up[..])];
+        self.run(hooks, layer_idx, x, outputs)?;
+        match gate {
+            Gate::Silu => silu_in_place(out),
+            Gate::GeluTanh => gelu_in_place(out, Gelu::Tanh),
+        }
+        out.iter_mut().zip(up).for_each(|(out, up)| *out *= *up);
+        Ok(())
+    }
+
+    /// `out = W x + b` for the row whose inputs are live.
+    fn run_sparse(&mut self, linear: &Linear, out: &mut [f32]) -> Result<(), Error> {
+        let Live { indices, values, .. } = &*self.live;
+        linear.weights.gemv_sparse_into(self.workspace, indices, values, out)?;
+        if let Some(bias) = &linear.bias {
+            out.iter_mut().zip(bias).for_each(|(out, bias)| *out += bias);
+        }
+        Ok(())
+    }
+
+    fn adapt(&self, hooks: &Hooks<'_>, site: Site, x: ArrayView2<'_, f32>, out: &mut [f32]) {
+        if let Some(adapter) = hooks.adapter {
+            adapter.add(site, self.part_of, x, rows_mut(out, x.nrows()));
+        }
+    }
+}
+
+fn rows_mut(x: &mut [f32], n_rows: usize) -> ArrayViewMut2<'_, f32> {
+    let width = x.len() / n_rows.max(1);
+    ArrayViewMut2::from_shape((n_rows, width), x).expect("buffers hold whole rows")
+}
