@@ -193,6 +193,40 @@ def rows_of_logits():
     assert np.abs(cross_entropy().numpy() - loss).max() <= 1e-5 * want.max()
     yield "kernels/logsumexp", "16x131072", "torch", "cross_entropy(x, ids)", cross_entropy
     yield "kernels/logsumexp", "16x131072", "torch", "logsumexp(x, 1)", lambda: torch.logsumexp(logits, 1)
+    yield from likelihoods(rng)
+
+
+def likelihoods(rng):
+    """Losses of rows of logits, and the divergence of rows from others."""
+    for row, rows, vocab in [("ppl/record", 16, 1000), ("eval/nll", 64, 151936)]:
+        z = (2 * rng.standard_normal((rows, vocab), dtype=np.float32) - 4).astype(np.float32)
+        targets = rng.integers(0, vocab, rows)
+        logits, ids = torch.from_numpy(z), torch.from_numpy(targets)
+        wide = z.astype(np.float64)
+        want = np.log(np.exp(wide).sum(1)) - wide[np.arange(rows), targets]
+
+        def cross_entropy(logits=logits, ids=ids):
+            return F.cross_entropy(logits, ids, reduction="none")
+
+        def gathered(logits=logits, ids=ids):
+            return torch.logsumexp(logits, 1) - logits.gather(1, ids[:, None])[:, 0]
+
+        close(cross_entropy().numpy(), want, 1e-5)
+        close(gathered().numpy(), want, 1e-5)
+        yield row, f"{rows}x{vocab}", "torch", "cross_entropy(x, ids)", cross_entropy
+        yield row, f"{rows}x{vocab}", "torch", "logsumexp(x, 1) - x.gather(1, ids)", gathered
+
+    base = (2 * rng.standard_normal((16, 151936), dtype=np.float32) - 4).astype(np.float32)
+    other = base + 0.05 * rng.standard_normal(base.shape, dtype=np.float32)
+    p, q = torch.from_numpy(base), torch.from_numpy(other)
+
+    def divergence():
+        return F.kl_div(F.log_softmax(q, -1), F.log_softmax(p, -1), reduction="none", log_target=True).sum(-1)
+
+    wide = F.kl_div(q.double().log_softmax(-1), p.double().log_softmax(-1), reduction="none", log_target=True).sum(-1)
+    # Its terms cancel; of sums in f32, some 1e-4 of the result is left.
+    close(divergence().numpy(), wide.numpy(), 1e-2)
+    yield "eval/kl_divergence", "16x151936", "torch", "kl_div(log_softmax(q), log_softmax(p), log_target=True).sum(-1)", divergence
 
 
 def norms():

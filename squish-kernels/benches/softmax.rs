@@ -3,7 +3,8 @@
 use squish_bench::{Aligned, Limit, Row, Suite, Target, Work, black_box, input};
 use squish_kernels::{
     SimdLevel, log_softmax_into, log_sum_exp,
-    softmax::{log_sum_exp_scalar, log_sum_exp_with, softmax_into_with, softmax_scalar},
+    log_sum_exp::{log_sum_exp_scalar, log_sum_exp_with},
+    softmax::{softmax_into_with, softmax_scalar},
     softmax_into,
 };
 

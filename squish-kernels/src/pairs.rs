@@ -37,7 +37,7 @@ fn filled<S: Simd>(simd: S, lanes: S::f32s, at: usize, len: usize, fill: f32) ->
     places.simd_lt(S::f32s::splat(simd, len as f32)).select(lanes, S::f32s::splat(simd, fill))
 }
 
-/// Folds the vectors of `x`: vector `i` of a block of [`STATES`] goes to sum `i`. Lanes past the end hold `fill`.
+/// Folds the vectors of `x` into [`STATES`] sums that begin at 0, as [`fold_states`] does.
 #[inline(always)]
 pub(crate) fn fold<S: Simd, T: Real>(
     simd: S,
@@ -45,42 +45,56 @@ pub(crate) fn fold<S: Simd, T: Real>(
     fill: f32,
     step: impl Fn(S::f32s, S::f32s) -> S::f32s,
 ) -> [S::f32s; STATES] {
-    let pair = pair::<S>();
-    let mut sums = [S::f32s::splat(simd, 0.0); STATES];
-    let mut blocks = x.chunks_exact(STATES / 2 * pair);
-    for block in &mut blocks {
-        for (i, sums) in sums.as_chunks_mut().0.iter_mut().enumerate() {
-            let [a, b] = T::load(simd, &block[i * pair..(i + 1) * pair]);
-            *sums = [step(sums[0], a), step(sums[1], b)];
-        }
-    }
-    fold_rest(simd, sums, blocks.remainder(), fill, &step)
+    fold_states(simd, x, fill, S::f32s::splat(simd, 0.0), step)
 }
 
-/// What [`fold`] does with the elements after the last whole block.
+/// Folds the vectors of `x` into `N` states, an even number: vector `i` of a block of `N` goes to state `i`. Lanes past
+/// the end hold `fill`, which must leave a state as it is.
 #[inline(always)]
-fn fold_rest<S: Simd, T: Real>(
+pub(crate) fn fold_states<S: Simd, T: Real, A: Copy, const N: usize>(
     simd: S,
-    sums: [S::f32s; STATES],
     x: &[T],
     fill: f32,
-    step: &impl Fn(S::f32s, S::f32s) -> S::f32s,
-) -> [S::f32s; STATES] {
+    start: A,
+    step: impl Fn(A, S::f32s) -> A,
+) -> [A; N] {
+    const { assert!(N.is_multiple_of(2)) };
     let pair = pair::<S>();
-    // A copy, because the indices below are not constants and would keep the sums of the loop before in memory.
-    let mut ends = sums;
+    let mut states = [start; N];
+    let mut blocks = x.chunks_exact(N / 2 * pair);
+    for block in &mut blocks {
+        for (i, states) in states.as_chunks_mut().0.iter_mut().enumerate() {
+            let [a, b] = T::load(simd, &block[i * pair..(i + 1) * pair]);
+            *states = [step(states[0], a), step(states[1], b)];
+        }
+    }
+    fold_rest(simd, states, blocks.remainder(), fill, &step)
+}
+
+/// What [`fold_states`] does with the elements after the last whole block.
+#[inline(always)]
+fn fold_rest<S: Simd, T: Real, A: Copy, const N: usize>(
+    simd: S,
+    states: [A; N],
+    x: &[T],
+    fill: f32,
+    step: &impl Fn(A, S::f32s) -> A,
+) -> [A; N] {
+    let pair = pair::<S>();
+    // A copy, because the indices below are not constants and would keep the states of the loop before in memory.
+    let mut ends = states;
     let mut wholes = x.chunks_exact(pair);
-    for (sums, x) in ends.as_chunks_mut::<2>().0.iter_mut().zip(&mut wholes) {
+    for (states, x) in ends.as_chunks_mut::<2>().0.iter_mut().zip(&mut wholes) {
         let [a, b] = T::load(simd, x);
-        *sums = [step(sums[0], a), step(sums[1], b)];
+        *states = [step(states[0], a), step(states[1], b)];
     }
     let rest = wholes.remainder();
     if !rest.is_empty() {
         let [a, b] = T::load(simd, &padded(rest)[..pair]);
         let a = filled(simd, a, 0, rest.len(), fill);
         let b = filled(simd, b, pair / 2, rest.len(), fill);
-        ends[STATES - 2] = step(ends[STATES - 2], a);
-        ends[STATES - 1] = step(ends[STATES - 1], b);
+        ends[N - 2] = step(ends[N - 2], a);
+        ends[N - 1] = step(ends[N - 1], b);
     }
     ends
 }

@@ -6,7 +6,7 @@
 use fearless_simd::{Simd, prelude::*};
 use half::{bf16, f16, slice::HalfFloatSliceExt};
 
-use crate::{cast, rope, rows};
+use crate::{cast, log_sum_exp, rope, rows};
 
 /// A float type that rows are stored in.
 pub trait Real:
@@ -17,6 +17,7 @@ pub trait Real:
     + Sync
     + sealed::Lanes
     + cast::sealed::Convert
+    + log_sum_exp::sealed::LogSumExp
     + rows::sealed::Rows
     + rope::sealed::Rotate
     + 'static

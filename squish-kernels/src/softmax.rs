@@ -1,32 +1,18 @@
-//! Normalized exponentials of a row: [`softmax_in_place`], [`log_softmax_in_place`], [`log_sum_exp`].
+//! Normalized exponentials of a row: [`softmax_in_place`], [`log_softmax_in_place`].
 //!
 //! ```text
-//! m = max x        softmax[i] = e^(x[i] − m) / Σ e^(x − m)        log_sum_exp = m + ln Σ e^(x − m)
+//! m = max x        softmax[i] = e^(x[i] − m) / Σ e^(x − m)
 //! ```
 //!
-//! | row | softmax | log-softmax | log-sum-exp |
-//! |---|---|---|---|
-//! | `x[i] = −∞` (masked) | exactly 0 there | −∞ there | adds nothing |
-//! | all masked, or empty | all 0: nothing has a weight | all −∞ | −∞ |
-//! | a NaN | all NaN | all NaN | NaN |
-//! | a +∞, no NaN | all NaN: ∞ − ∞ | all NaN | +∞ |
+//! | row | softmax | log-softmax |
+//! |---|---|---|
+//! | `x[i] = −∞` (masked) | exactly 0 there | −∞ there |
+//! | all masked, or empty | all 0: nothing has a weight | all −∞ |
+//! | a NaN | all NaN | all NaN |
+//! | a +∞, no NaN | all NaN: ∞ − ∞ | all NaN |
 //!
 //! Softmax of an all-masked row is the one departure from the formula, which is 0 / 0 there; attention over nothing
 //! then is zero, and merging it with other parts changes nothing.
-//!
-//! Log-sum-exp reads memory once, which is what counts at the size of a vocabulary. Pseudo-code, and where it departs
-//! from the formula:
-//!
-//! ```text
-//! m ← max of the first block, total ← 0
-//! for each block:
-//!     s, most ← Σ e^(x − m), max x           in one pass over the block
-//!     if most − m > 8:                       1. m need not be the maximum: sums of e^8 are far from overflow, and
-//!         total ← total · e^(m − most)          a larger m only moves the scale of the sum. Only a jump beyond
-//!         m ← most, s ← Σ e^(x − m)             that costs a second pass, over a block that is still in the cache.
-//!     total ← total + s                      2. the total is an f64, so that its error does not grow with the row.
-//! m + ln total
-//! ```
 
 use crate::isa::dispatch;
 use fearless_simd::{Simd, prelude::*};
@@ -86,21 +72,6 @@ pub fn log_softmax_into(x: &[f32], out: &mut [f32]) {
     log_softmax_into_with(Isa::detect(), x, out);
 }
 
-/// `ln Σ e^x`; −∞ for an empty slice.
-///
-/// Error below `2^-21` plus the rounding of the result.
-///
-/// # Examples
-///
-/// ```
-/// let logits = [1000.0, 1000.0];
-/// assert_eq!(squish_kernels::log_sum_exp(&logits), 1000.0 + std::f32::consts::LN_2);
-/// ```
-#[must_use]
-pub fn log_sum_exp(x: &[f32]) -> f32 {
-    log_sum_exp_with(Isa::detect(), x)
-}
-
 #[doc(hidden)]
 pub fn softmax_in_place_with(isa: Isa, x: &mut [f32]) {
     dispatch!(isa.token(), simd => softmax_lanes_in_place(simd, x));
@@ -123,12 +94,6 @@ pub fn log_softmax_into_with(isa: Isa, x: &[f32], out: &mut [f32]) {
     dispatch!(isa.token(), simd => log_softmax_lanes(simd, x, out));
 }
 
-#[doc(hidden)]
-#[must_use]
-pub fn log_sum_exp_with(isa: Isa, x: &[f32]) -> f32 {
-    dispatch!(isa.token(), simd => log_sum_exp_lanes(simd, x))
-}
-
 /// The definition of [`softmax_in_place`], in `f64`.
 #[doc(hidden)]
 #[must_use]
@@ -140,20 +105,6 @@ pub fn softmax_scalar(x: &[f32]) -> Vec<f64> {
     let weights: Vec<f64> = x.iter().map(|&x| (f64::from(x) - m).exp()).collect();
     let sum: f64 = weights.iter().sum();
     weights.iter().map(|weight| weight / sum).collect()
-}
-
-/// The definition of [`log_sum_exp`], in `f64`.
-#[doc(hidden)]
-#[must_use]
-pub fn log_sum_exp_scalar(x: &[f32]) -> f64 {
-    let m = x.iter().fold(f64::NEG_INFINITY, |m, &x| m.max(f64::from(x)));
-    if x.iter().any(|x| x.is_nan()) {
-        return f64::NAN;
-    }
-    if m.is_infinite() {
-        return m;
-    }
-    m + x.iter().map(|&x| (f64::from(x) - m).exp()).sum::<f64>().ln()
 }
 
 #[inline(always)]
@@ -289,56 +240,3 @@ fn log_terms<S: Simd>(simd: S, x: &[f32]) -> (S::f32s, S::f32s) {
 
 /// Elements that are summed in `f32` before an `f64` takes their sum, so that the error does not grow with the row.
 const SUM_BLOCK: usize = 2048;
-
-/// Elements per block of the log-sum-exp: 4 KiB, so that a block which is read twice is read from L1, and enough that its end costs little.
-const BLOCK: usize = 1024;
-
-/// How far an element may lie above the reference before the reference moves. The exponential's relative error grows with
-/// the distance, to 2^-22 here.
-const HEADROOM: f32 = 8.0;
-
-#[inline(always)]
-fn log_sum_exp_lanes<S: Simd>(simd: S, x: &[f32]) -> f32 {
-    let mut m = shift(simd, &x[..x.len().min(BLOCK)]);
-    let mut sum = 0.0_f64;
-    for block in x.chunks(BLOCK) {
-        let (mut added, most) = sum_and_max(simd, m, block);
-        // Below the reference only while all before was masked, and the reference stands for nothing.
-        let is_first = sum == 0.0 && most > f32::NEG_INFINITY;
-        if most - m > HEADROOM || is_first && most < m {
-            if sum > 0.0 {
-                sum *= (f64::from(m) - f64::from(most)).exp();
-            }
-            m = most;
-            added = sum_and_max(simd, m, block).0;
-        }
-        sum += f64::from(added);
-    }
-    if sum.is_nan() {
-        return if x.iter().any(|x| x.is_nan()) { f32::NAN } else { f32::INFINITY };
-    }
-    (f64::from(m) + sum.ln()) as f32
-}
-
-/// `Σ e^(x − m)` and the largest element; the sum is meaningless where an element exceeds `m` by more than the headroom.
-#[inline(always)]
-fn sum_and_max<S: Simd>(simd: S, m: f32, x: &[f32]) -> (f32, f32) {
-    let m = S::f32s::splat(simd, m);
-    let states: [_; 4] = fold(
-        simd,
-        x,
-        f32::NEG_INFINITY,
-        (S::f32s::splat(simd, 0.0), S::f32s::splat(simd, f32::NEG_INFINITY)),
-        #[inline(always)]
-        |(mut sum, most): (S::f32s, S::f32s), x| {
-            weigh(simd, m, &mut sum, x);
-            (sum, x.max(most))
-        },
-    );
-    let (sum, most) = join(
-        states,
-        #[inline(always)]
-        |(a, a_most), (b, b_most)| (a + b, a_most.max(b_most)),
-    );
-    (sum.reduce_sum(), most.reduce_max())
-}

@@ -8,12 +8,16 @@ mod allocation;
 mod cast;
 #[path = "it/common.rs"]
 mod common;
+#[path = "it/divergence.rs"]
+mod divergence;
 #[path = "it/dot.rs"]
 mod dot;
 #[path = "it/exp.rs"]
 mod exp;
 #[path = "it/kv.rs"]
 mod kv;
+#[path = "it/log_sum_exp.rs"]
+mod log_sum_exp;
 #[path = "it/norm.rs"]
 mod norm;
 #[path = "it/panel.rs"]

@@ -3,9 +3,9 @@ use squish_bench::alloc::count_allocations;
 use squish_kernels::{
     Gelu, Isa, RmsVariant, RopeLayout, Team, abs_max, add_layer_norm_in_place,
     add_rms_norm_in_place, add_rms_norm_into, argmax, axpy, dot, exp_in_place, exp_into,
-    gelu_in_place, layer_norm_into, log_softmax_in_place, log_sum_exp, max, min, rms_norm_in_place,
-    rms_norm_into, rope_in_place, scale_add, silu_in_place, softmax_in_place, softmax_into, sum,
-    top_k, top_k_scratch_len,
+    gelu_in_place, kl_divergence, layer_norm_into, log_softmax_in_place, log_sum_exp,
+    log_sum_exp_f64, max, min, rms_norm_in_place, rms_norm_into, rope_in_place, scale_add,
+    silu_in_place, softmax_in_place, softmax_into, sum, top_k, top_k_scratch_len,
 };
 
 use crate::common::numbers;
@@ -22,6 +22,7 @@ fn kernels_allocate_nothing() {
     let mut half_out = half.clone();
     let ((), n) = count_allocations(|| {
         let _ = (dot(&x, &y), sum(&x), max(&x), min(&x), abs_max(&x), argmax(&x), log_sum_exp(&x));
+        let _ = kl_divergence(&x, log_sum_exp_f64(&x), &y, log_sum_exp_f64(&half));
         axpy(0.5, &x, &mut y);
         scale_add(0.5, &x, 0.5, &mut y);
         top_k(&x, &mut values, &mut indices, &mut scratch);

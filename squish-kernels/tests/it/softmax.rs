@@ -2,9 +2,10 @@ use proptest::prelude::*;
 use squish_bench::golden::Golden;
 use squish_kernels::{
     Isa, log_softmax_into,
+    log_sum_exp::log_sum_exp_scalar,
     softmax::{
-        log_softmax_in_place_with, log_softmax_into_with, log_sum_exp_scalar, log_sum_exp_with,
-        softmax_in_place_with, softmax_into_with, softmax_scalar,
+        log_softmax_in_place_with, log_softmax_into_with, softmax_in_place_with, softmax_into_with,
+        softmax_scalar,
     },
     softmax_into,
 };
@@ -13,7 +14,7 @@ use crate::common::{edge_lengths, length, numbers};
 
 const PLACE: f64 = 1.0 / (1 << 23) as f64;
 
-/// Softmax, log-softmax and log-sum-exp of `x` on every level, within the documented bounds of the exact ones.
+/// Softmax and log-softmax of `x` on every level, within the documented bounds of the exact ones.
 fn assert_row(x: &[f32], softmax: &[f64], log_sum_exp: f64) {
     let most = x.iter().fold(f64::NEG_INFINITY, |m, &x| m.max(f64::from(x)));
     for isa in Isa::available() {
@@ -32,13 +33,6 @@ fn assert_row(x: &[f32], softmax: &[f64], log_sum_exp: f64) {
             let error = (f64::from(z[i]) - (f64::from(x) - log_sum_exp)).abs();
             assert!(error <= (16.0 + distance) * PLACE, "{isa:?}: log {} of {x}", z[i]);
         }
-        let got = f64::from(log_sum_exp_with(isa, x));
-        let bound = 4.0 * PLACE + PLACE / 2.0 * log_sum_exp.abs();
-        assert!(
-            got == log_sum_exp || (got - log_sum_exp).abs() <= bound,
-            "{isa:?}: {got} {log_sum_exp}"
-        );
-
         let mut place = x.to_vec();
         softmax_in_place_with(isa, &mut place);
         assert_eq!(place, y, "{isa:?}");
@@ -85,53 +79,6 @@ proptest! {
 }
 
 #[test]
-fn log_sum_exp_follows_a_maximum_that_rises_or_falls_by_any_amount() {
-    for step in [1.0_f32, 30.0, 39.9, 40.1, 41.0, 100.0, 1e4, 1e30] {
-        for sign in [1.0, -1.0] {
-            // One level per block of 1024, and one level per element.
-            for block in [1, 700, 1024] {
-                let x: Vec<f32> = (0..5000).map(|i| sign * step * (i / block) as f32).collect();
-                let want = log_sum_exp_scalar(&x);
-                for isa in Isa::available() {
-                    let got = f64::from(log_sum_exp_with(isa, &x));
-                    let bound = 4.0 * PLACE + PLACE / 2.0 * want.abs();
-                    assert!(
-                        (got - want).abs() <= bound,
-                        "{isa:?} {step} {sign} {block}: {got} {want}"
-                    );
-                }
-            }
-        }
-    }
-}
-
-#[test]
-fn what_follows_masked_blocks_counts_in_full() {
-    for level in [-1e30_f32, -2000.0, -80.0, 0.0, 80.0, 2000.0] {
-        for masked in [1, 1023, 1024, 1025, 3000] {
-            let mut x = vec![f32::NEG_INFINITY; masked];
-            x.extend(numbers(1500, 10).iter().map(|x| x + level));
-            let want = log_sum_exp_scalar(&x);
-            for isa in Isa::available() {
-                let got = f64::from(log_sum_exp_with(isa, &x));
-                let bound = 4.0 * PLACE + PLACE / 2.0 * want.abs();
-                assert!((got - want).abs() <= bound, "{isa:?} {level} {masked}: {got} {want}");
-            }
-        }
-    }
-}
-
-#[test]
-fn a_long_row_of_equal_logits_sums_without_drift() {
-    let x = vec![3.25; 300_000];
-    let want = 3.25 + 300_000.0_f64.ln();
-    for isa in Isa::available() {
-        let got = f64::from(log_sum_exp_with(isa, &x));
-        assert!((got - want).abs() <= PLACE * want, "{isa:?}: {got} {want}");
-    }
-}
-
-#[test]
 fn masked_undefined_and_infinite_rows_follow_the_table() {
     for isa in Isa::available() {
         let softmax = |x: &[f32]| {
@@ -149,7 +96,6 @@ fn masked_undefined_and_infinite_rows_follow_the_table() {
             let masked = vec![f32::NEG_INFINITY; len];
             assert!(softmax(&masked).iter().all(|&x| x == 0.0), "{isa:?} {len}");
             assert_eq!(log_softmax(&masked), masked, "{isa:?} {len}");
-            assert_eq!(log_sum_exp_with(isa, &masked), f32::NEG_INFINITY, "{isa:?} {len}");
             for at in [0, len / 2, len - 1] {
                 // A payload in the low bits, where an exponent might be taken for it, and both signs.
                 for nan in
@@ -159,16 +105,14 @@ fn masked_undefined_and_infinite_rows_follow_the_table() {
                         x[at] = nan;
                         assert!(all_nan(softmax(&x)), "{isa:?} {len} {at}");
                         assert!(all_nan(log_softmax(&x)), "{isa:?} {len} {at}");
-                        assert!(log_sum_exp_with(isa, &x).is_nan(), "{isa:?} {len} {at}");
                     }
                 }
                 let mut x = numbers(len, 12);
                 x[at] = f32::INFINITY;
                 assert!(all_nan(softmax(&x)) && all_nan(log_softmax(&x)), "{isa:?} {len} {at}");
-                assert_eq!(log_sum_exp_with(isa, &x), f32::INFINITY, "{isa:?} {len} {at}");
             }
         }
-        assert!(softmax(&[]).is_empty() && log_sum_exp_with(isa, &[]) == f32::NEG_INFINITY);
+        assert!(softmax(&[]).is_empty());
     }
 }
 
