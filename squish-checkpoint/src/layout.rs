@@ -6,6 +6,9 @@
 //! multiple of 8 bytes each starts aligned for its type. (FP6 and FP4 are not the last of that order; what follows them
 //! is `BOOL`, which needs no alignment.) A file written here is byte for byte the official library's,
 //! except that metadata of several keys are sorted, where there they stand in the order of a hash map.
+//!
+//! With [`Alignment::Line`] the header is padded to a multiple of 64 bytes, and tensors whose bytes are one, too, stand
+//! before all others, so that each of them starts at one. What follows them is in the official order.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,7 +17,7 @@ use serde::ser::{Serialize, SerializeMap, Serializer};
 use crate::index::{self, STEM};
 use crate::json::METADATA_KEY;
 use crate::limits::{self, Limits};
-use crate::safetensors::n_bytes;
+use crate::safetensors::{PREFIX, n_bytes};
 use crate::{Dtype, Error, TensorInfo};
 
 /// A tensor to be written.
@@ -50,6 +53,26 @@ impl From<&TensorInfo> for TensorSpec {
     }
 }
 
+/// What the data of a file are aligned to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Alignment {
+    /// Each tensor to its elements, as the official library does.
+    #[default]
+    Elements,
+    /// Tensors of whole lines of 64 bytes to those, and others to their elements: for bytes that are used where a file is
+    /// mapped.
+    Line,
+}
+
+impl Alignment {
+    const fn n_bytes(self) -> usize {
+        match self {
+            Self::Elements => 8,
+            Self::Line => 64,
+        }
+    }
+}
+
 /// How a checkpoint is written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WriterOptions {
@@ -61,6 +84,8 @@ pub struct WriterOptions {
     pub metadata: BTreeMap<String, String>,
     /// What file names start with: `model` by default, `adapter_model` for adapters.
     pub stem: String,
+    /// What tensors are aligned to: their elements, by default.
+    pub alignment: Alignment,
 }
 
 impl Default for WriterOptions {
@@ -69,6 +94,7 @@ impl Default for WriterOptions {
             max_shard_bytes: 5_000_000_000,
             metadata: BTreeMap::from([("format".to_owned(), "pt".to_owned())]),
             stem: STEM.to_owned(),
+            alignment: Alignment::default(),
         }
     }
 }
@@ -100,12 +126,20 @@ pub(crate) fn plan(specs: &[TensorSpec], options: &WriterOptions) -> Result<Layo
     let n_shards = shards.len();
     let mut files = Vec::with_capacity(n_shards);
     for (shard_idx, mut tensors) in shards.into_iter().enumerate() {
-        tensors.sort_by(|(a, _), (b, _)| b.dtype.cmp(&a.dtype).then_with(|| a.name.cmp(&b.name)));
+        // Whether a tensor has no whole lines: false comes first.
+        let is_ragged = |n_bytes: usize| {
+            options.alignment == Alignment::Line
+                && !n_bytes.is_multiple_of(Alignment::Line.n_bytes())
+        };
+        tensors.sort_by(|(a, a_bytes), (b, b_bytes)| {
+            let order = is_ragged(*a_bytes).cmp(&is_ragged(*b_bytes));
+            order.then_with(|| b.dtype.cmp(&a.dtype)).then_with(|| a.name.cmp(&b.name))
+        });
         let name = match n_shards {
             1 => index::single_name(&options.stem),
             _ => index::shard_name(&options.stem, shard_idx, n_shards),
         };
-        files.push(FileLayout { name, head: head(&tensors, &options.metadata)?, tensors });
+        files.push(FileLayout { name, head: head(&tensors, options)?, tensors });
     }
     let index = (n_shards > 1).then(|| (index::index_name(&options.stem), index_text(&files)));
     Ok(Layout { files, index })
@@ -158,14 +192,13 @@ fn split(tensors: Vec<(TensorSpec, usize)>, max: u64) -> Vec<Vec<(TensorSpec, us
     shards
 }
 
-/// Length, JSON, and spaces up to a multiple of 8 bytes.
-fn head(
-    tensors: &[(TensorSpec, usize)],
-    metadata: &BTreeMap<String, String>,
-) -> Result<Vec<u8>, Error> {
+/// Length, JSON, and spaces up to a multiple of what data are aligned to.
+fn head(tensors: &[(TensorSpec, usize)], options: &WriterOptions) -> Result<Vec<u8>, Error> {
+    let metadata = &options.metadata;
     let mut json = serde_json::to_vec(&HeaderJson { tensors, metadata })
         .expect("text and numbers are valid JSON");
-    json.resize(json.len().next_multiple_of(8), b' ');
+    let n_bytes = (PREFIX + json.len()).next_multiple_of(options.alignment.n_bytes());
+    json.resize(n_bytes - PREFIX, b' ');
     let limits = Limits::default();
     limits::check("entries of metadata", metadata.len() as u64, limits.tensors)?;
     limits::check("bytes of header", json.len() as u64, limits.header_bytes)?;

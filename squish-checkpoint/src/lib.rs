@@ -21,7 +21,7 @@ mod writer;
 pub use crate::checkpoint::{Checkpoint, Options};
 pub use crate::dtype::Dtype;
 pub use crate::error::Error;
-pub use crate::layout::{TensorSpec, WriterOptions};
+pub use crate::layout::{Alignment, TensorSpec, WriterOptions};
 pub use crate::limits::Limits;
 pub use crate::mapping::MappedFile;
 pub use crate::safetensors::SafeTensors;

@@ -205,21 +205,13 @@ impl BlockTables {
     /// [`Error::UnknownSequence`], [`Error::StaleSequence`].
     pub fn truncate(&mut self, id: SequenceId, len: usize) -> Result<()> {
         self.roll_back();
-        let block_size = self.block_size();
-        let sequence = self.sequence_mut(id)?;
-        if len > sequence.len as usize {
-            return Err(Error::Truncate { len: sequence.len as usize, to: len });
-        }
-        let n_blocks = len.div_ceil(block_size);
-        let first = len.saturating_sub(sequence.reach as usize) / block_size;
-        let n_null = n_blocks.min(sequence.n_null as usize);
-        if n_null > first {
-            let (needed, kept) = (first * block_size, sequence.n_null as usize * block_size);
-            return Err(Error::LeftWindow { to: len, needed, kept });
-        }
+        self.check_truncate(id, len)?;
         self.cut_known(id, len)?;
+        let block_size = self.block_size();
+        let n_blocks = len.div_ceil(block_size);
         let Self { pool, index, sequences, .. } = self;
         let sequence = sequences.at_mut(sequences.find(id)?);
+        let n_null = n_blocks.min(sequence.n_null as usize);
         for block in sequence.table.drain(n_blocks..).rev() {
             let_go(pool, index, block);
         }
@@ -227,6 +219,25 @@ impl BlockTables {
         sequence.room = (n_blocks * block_size - len) as u32;
         sequence.owns_last = false;
         sequence.n_null = n_null as u32;
+        Ok(())
+    }
+
+    /// Whether [`truncate`](Self::truncate) would do it, for who cuts several sequences or none.
+    ///
+    /// # Errors
+    ///
+    /// As [`truncate`](Self::truncate).
+    pub fn check_truncate(&self, id: SequenceId, len: usize) -> Result<()> {
+        let (block_size, sequence) = (self.block_size(), self.sequences.get(id)?);
+        if len > sequence.len as usize {
+            return Err(Error::Truncate { len: sequence.len as usize, to: len });
+        }
+        let first = len.saturating_sub(sequence.reach as usize) / block_size;
+        let n_null = sequence.n_null as usize;
+        if n_null.min(len.div_ceil(block_size)) > first {
+            let (needed, kept) = (first * block_size, n_null * block_size);
+            return Err(Error::LeftWindow { to: len, needed, kept });
+        }
         Ok(())
     }
 

@@ -21,7 +21,7 @@ pub use int::{IntFormat, IntQuantizer, IntRange, IntTensor, IntView, Symmetry};
 pub use mx::{MX_BLOCK, MxFormat, MxQuantizer, MxTensor, MxView, ScaleRule};
 pub use ndarray;
 pub use packed::{
-    Activation, Dense, Epilogue, Gate, PackedMatrix, PackedView, Product, Verify, Weights,
+    Activation, Dense, Epilogue, Gate, PackedMatrix, PackedView, Product, Saved, Verify, Weights,
     Workspace,
 };
 pub use scales::{ScaleBytes, ScaleType};

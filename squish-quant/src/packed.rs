@@ -52,9 +52,9 @@ mod product;
 mod source;
 mod workspace;
 
-pub use bytes::Verify;
 #[doc(hidden)]
 pub use bytes::checksum;
+pub use bytes::{Saved, Verify};
 pub use product::{Epilogue, Gate, Product};
 use source::Source;
 pub use workspace::Workspace;

@@ -5,7 +5,7 @@ use std::fs;
 
 use proptest::prelude::*;
 use squish_checkpoint::{
-    Checkpoint, CheckpointWriter, Dtype, Error, Options, Source, TensorInfo, TensorSpec,
+    Alignment, Checkpoint, CheckpointWriter, Dtype, Error, Options, Source, TensorInfo, TensorSpec,
     WriterOptions,
 };
 use tempfile::tempdir;
@@ -53,6 +53,24 @@ proptest! {
             prop_assert!(total <= max_shard_bytes || n_filled == 1, "{}: {sizes:?}", path.display());
         }
         prop_assert!(!listing(folder.path()).iter().any(|name| name.ends_with(".partial")));
+    }
+
+    #[test]
+    fn whole_lines_start_at_one(specs in specs(), lines in prop::collection::vec(0usize..4, 0..4), max_shard_bytes in 0u64..900) {
+        let folder = tempdir().unwrap();
+        let mut specs = specs;
+        // Among others of all sizes, and before them in the order of types.
+        specs.extend(lines.into_iter().enumerate().map(|(i, n)| TensorSpec::new(format!("lines{i}"), Dtype::U8, [64 * n])));
+        let options = WriterOptions { max_shard_bytes, alignment: Alignment::Line, ..WriterOptions::default() };
+        write(folder.path(), &specs, &options).unwrap();
+        let checkpoint = Checkpoint::open(folder.path()).unwrap();
+        for spec in &specs {
+            let view = checkpoint.tensor(&spec.name).unwrap();
+            prop_assert_eq!(view.bytes(), bytes_of(spec));
+            let n_bytes = spec.n_bytes().unwrap();
+            let alignment = if n_bytes.is_multiple_of(64) { 64 } else { spec.dtype.alignment() };
+            prop_assert_eq!(view.info().file_offset() % alignment as u64, 0, "{} of {} bytes", spec.name, n_bytes);
+        }
     }
 
     #[test]

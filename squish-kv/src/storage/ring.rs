@@ -178,7 +178,7 @@ impl Ring {
         self.first = self.first.max(self.len.saturating_sub(self.n_ring()));
     }
 
-    pub(super) fn truncate(&mut self, to: usize) -> Result<()> {
+    pub(super) fn check_truncate(&self, to: usize) -> Result<()> {
         if to > self.len {
             return Err(Error::Truncate { len: self.len, to });
         }
@@ -186,6 +186,11 @@ impl Ring {
         if needed < to.min(self.first) {
             return Err(Error::LeftWindow { to, needed, kept: self.first });
         }
+        Ok(())
+    }
+
+    pub(super) fn truncate(&mut self, to: usize) -> Result<()> {
+        self.check_truncate(to)?;
         self.len = to;
         self.first = self.first.min(to.max(self.sinks.n_sinks));
         Ok(())

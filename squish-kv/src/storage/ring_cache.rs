@@ -137,6 +137,15 @@ impl<E: KvElement> SlidingWindowKv<E> {
         self.ring.truncate(len)
     }
 
+    /// Whether [`truncate`](Self::truncate) would do it, for who cuts several caches or none.
+    ///
+    /// # Errors
+    ///
+    /// As [`truncate`](Self::truncate).
+    pub fn check_truncate(&self, len: usize) -> Result<()> {
+        self.ring.check_truncate(len)
+    }
+
     /// Cuts the sequence to nothing.
     pub fn clear(&mut self) {
         self.ring.clear();

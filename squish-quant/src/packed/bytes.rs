@@ -130,6 +130,55 @@ impl<'a> PackedView<'a> {
     }
 }
 
+/// The bytes that [`PackedMatrix::write`] made, as what a matrix has its panels in: a share of a mapped file, say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Saved<B>(B);
+
+impl<B: AsRef<[u8]>> AsRef<[Line]> for Saved<B> {
+    /// The panels. They were whole lines when the matrix was made of them.
+    #[inline]
+    fn as_ref(&self) -> &[Line] {
+        bytemuck::cast_slice(&self.0.as_ref()[HEADER..])
+    }
+}
+
+impl<B: AsRef<[u8]>> PackedMatrix<Saved<B>> {
+    /// As [`PackedView::from_bytes`], of bytes that it keeps. They stay where they are: what `bytes` refers to is the same each
+    /// time.
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use squish_quant::{Activation, Dense, PackedMatrix, Verify, Weights, packed::Line};
+    /// # let floats: Vec<u8> = (0..64 * 32).flat_map(|i| (i as f32).to_le_bytes()).collect();
+    ///
+    /// let weights = Weights::Dense { dense: Dense::F32, shape: [64, 32], bytes: &floats };
+    /// let packed = PackedMatrix::pack(weights, Activation::F32)?;
+    /// let mut file = Vec::new();
+    /// packed.write(&mut file).expect("memory");
+    ///
+    /// // As a mapped file, which starts at a page.
+    /// struct Page(Vec<Line>);
+    /// impl AsRef<[u8]> for Page {
+    ///     fn as_ref(&self) -> &[u8] {
+    ///         bytemuck::cast_slice(&self.0)
+    ///     }
+    /// }
+    /// let page = Page(file.as_chunks().0.iter().map(|&line| Line(line)).collect());
+    /// let saved = PackedMatrix::from_saved(page, Verify::All)?;
+    /// assert_eq!((saved.shape(), saved.lines()), (packed.shape(), packed.lines()));
+    /// # Ok::<(), squish_quant::Error>(())
+    /// ```
+    pub fn from_saved(bytes: B, verify: Verify) -> Result<Self> {
+        let PackedView { layout, n_outputs, .. } = PackedView::from_bytes(bytes.as_ref(), verify)?;
+        Ok(Self { layout, n_outputs, lines: Saved(bytes) })
+    }
+}
+
 /// The checksum of whole words; see the [module](self).
 #[doc(hidden)]
 #[must_use]
