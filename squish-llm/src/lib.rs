@@ -7,6 +7,9 @@ pub use squish_attn as attn;
 #[cfg(feature = "checkpoint")]
 #[doc(inline)]
 pub use squish_checkpoint as checkpoint;
+#[cfg(feature = "eval")]
+#[doc(inline)]
+pub use squish_eval as eval;
 #[cfg(feature = "kernels")]
 #[doc(inline)]
 pub use squish_kernels as kernels;

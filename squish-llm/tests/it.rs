@@ -35,11 +35,18 @@ fn a_tensor_goes_from_a_checkpoint_through_a_codec_into_a_product() {
 #[cfg(feature = "model")]
 #[test]
 fn a_model_is_opened_and_foresees_the_next_token() {
-    use squish_llm::{kernels::argmax, model::Reference};
+    use squish_llm::{
+        kernels::argmax,
+        model::{LoadOptions, Model, Runner, RunnerOptions},
+    };
 
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../fixtures/tiny/base");
-    let model = Reference::open(folder).expect("the checkpoint of the repository");
-    let logits = model.session().step(0).expect("a token of the vocabulary").to_vec();
-    assert_eq!(logits.len(), model.config().vocab_size);
-    assert!(argmax(&logits).is_some(), "all logits are NaN");
+    let model =
+        Model::open(folder, &LoadOptions::default()).expect("the checkpoint of the repository");
+    let vocab_size = model.config().vocab_size;
+    let mut runner = Runner::new(model, &RunnerOptions::default()).expect("room for a sequence");
+    let id = runner.create().expect("room for a sequence");
+    let logits = runner.extend(id, &[0]).expect("a token of the vocabulary");
+    assert_eq!(logits.len(), vocab_size);
+    assert!(argmax(logits).is_some(), "all logits are NaN");
 }

@@ -1,62 +1,53 @@
-//! Continues a text greedily: `cargo run --release --example generate -- [PROMPT] [FOLDER]`.
+//! Continues a text: `cargo run --release --example generate -- [PROMPT] [FOLDER] [WEIGHTS]`.
 //!
-//! FOLDER holds a Llama-type checkpoint with its tokenizer; by default the trained one of this repository, which has seen the
-//! documentation and the sources of Rust's standard library, and can say little else.
+//! FOLDER holds a checkpoint with its tokenizer; by default the trained one of this repository, which has seen the documentation and the
+//! sources of Rust's standard library, and can say little else. WEIGHTS is the name of a format, such as int8.
 
-use std::{env, error::Error, fs, io::Write, path::Path};
+use std::{env, error::Error, io::Write, path::Path, time::Instant};
 
-use serde_json::Value;
-use squish_kernels::argmax;
-use squish_model::{Reference, Tokenizer};
+use squish_model::{
+    GenerateOptions, Generation, GenerationConfig, KvOptions, LoadOptions, Model, Runner,
+    RunnerOptions, Tokenizer, WeightFormat,
+};
 
 /// Tokens to generate at most.
 const N_NEW: usize = 128;
-
-/// The tokens that end a text: `eos_token_id`, a number or a list, of `generation_config.json` or else of `config.json`.
-fn end_tokens(folder: &Path) -> Result<Vec<u32>, Box<dyn Error>> {
-    for file in ["generation_config.json", "config.json"] {
-        let Ok(json) = fs::read(folder.join(file)) else { continue };
-        let config: Value = serde_json::from_slice(&json)?;
-        return Ok(match &config["eos_token_id"] {
-            Value::Null => continue,
-            list @ Value::Array(_) => serde_json::from_value(list.clone())?,
-            id => vec![serde_json::from_value(id.clone())?],
-        });
-    }
-    Ok(Vec::new())
-}
 
 fn main() -> Result<(), Box<dyn Error>> {
     let mut args = env::args().skip(1);
     let prompt = args.next().unwrap_or_else(|| "Returns the number of elements in the".to_owned());
     let fixture = concat!(env!("CARGO_MANIFEST_DIR"), "/../fixtures/tiny/base");
     let folder = args.next().unwrap_or_else(|| fixture.to_owned());
+    let format: WeightFormat = args.next().map_or(Ok(WeightFormat::Stored), |name| name.parse())?;
 
     let tokenizer = Tokenizer::from_file(Path::new(&folder).join("tokenizer.json"))?;
-    let model = Reference::open(&folder)?;
-    let mut tokens = tokenizer.encode(&prompt)?;
-    let ends = end_tokens(Path::new(&folder))?;
+    let model = Model::open(&folder, &LoadOptions::of(format))?;
+    let prompt_tokens = tokenizer.encode(&prompt)?;
+    let n_tokens = prompt_tokens.len() + N_NEW;
+    let kv = KvOptions { n_tokens, ..KvOptions::default() };
+    let mut runner = Runner::new(model, &RunnerOptions { kv, ..RunnerOptions::default() })?;
+
+    // As the model wants to be sampled: greedily, if it says nothing.
+    let wanted = GenerationConfig::open(&folder)?;
+    let options = GenerateOptions {
+        sampling: wanted.sampling(),
+        max_new_tokens: N_NEW,
+        eos_token_ids: &wanted.eos_token_ids,
+        ..GenerateOptions::default()
+    };
 
     let mut out = std::io::stdout().lock();
     write!(out, "{prompt}")?;
-    let mut session = model.session();
-    let mut logits = session.extend(&tokens)?;
-    let mut shown = tokenizer.decode(&tokens)?.len();
-    for _ in 0..N_NEW.min(model.config().max_position_embeddings - tokens.len()) {
-        let next = argmax(logits).ok_or("all logits are NaN")? as u32;
-        if ends.contains(&next) {
-            break;
-        }
-        tokens.push(next);
-        // Decoded as a whole, because a character may be made of several tokens; it is shown once it is complete.
-        let text = tokenizer.decode(&tokens)?;
-        if let Some(new) = text.get(shown..).filter(|new| !new.ends_with('\u{fffd}')) {
-            write!(out, "{new}")?;
-            out.flush()?;
-            shown = text.len();
-        }
-        logits = session.step(next)?;
+    let start = Instant::now();
+    let mut generation = Generation::new(&mut runner, &tokenizer, &prompt_tokens, &options)?;
+    let mut text = String::new();
+    while generation.step(&mut text)?.is_some() {
+        write!(out, "{text}")?;
+        out.flush()?;
+        text.clear();
     }
-    writeln!(out)?;
+    let n_new = generation.tokens().len();
+    let seconds = start.elapsed().as_secs_f64();
+    writeln!(out, "\n\n{n_new} tokens after {} in {seconds:.2} s", prompt_tokens.len())?;
     Ok(())
 }

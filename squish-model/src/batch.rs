@@ -14,6 +14,8 @@ pub enum Wanted {
     Last,
     /// Of all.
     All,
+    /// Of those from this one on, of the part's, counted from 0; there may be none.
+    From(usize),
 }
 
 /// New tokens of a sequence.
@@ -77,6 +79,7 @@ impl<'a> Part<'a> {
             Wanted::None => n..n,
             Wanted::Last => n - 1..n,
             Wanted::All => 0..n,
+            Wanted::From(first) => first.min(n)..n,
         }
     }
 }
@@ -98,7 +101,7 @@ pub(crate) struct Batch<'a> {
 /// The rows of one part, as attention sees them.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Rows<'a> {
-    pub(crate) n_rows: usize,
+    pub(crate) n: usize,
     pub(crate) parents: Option<&'a [Option<u32>]>,
     pub(crate) depths: &'a [usize],
 }
@@ -120,7 +123,7 @@ impl<'a> Batch<'a> {
     pub(crate) fn rows(&self, part: usize) -> Rows<'a> {
         let range = self.range(part..part + 1);
         let parents = self.parts[part].parents;
-        Rows { n_rows: range.len(), parents, depths: &self.depths[range] }
+        Rows { n: range.len(), parents, depths: &self.depths[range] }
     }
 }
 
@@ -141,7 +144,9 @@ impl BatchBuffers {
         len_of: impl Fn(usize) -> usize,
     ) -> Batch<'a> {
         let Self { first_rows, depths, positions, part_of } = self;
-        (first_rows.clear(), depths.clear(), positions.clear(), part_of.clear());
+        for numbers in [&mut *first_rows, depths, positions, part_of] {
+            numbers.clear();
+        }
         for (idx, part) in parts.iter().enumerate() {
             let first = depths.len();
             first_rows.push(first);

@@ -80,6 +80,10 @@ pub struct LayerConfig {
 /// The numbers that define a model.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
+#[allow(
+    clippy::struct_excessive_bools,
+    reason = "each is a field of the file, or what sets a family apart"
+)]
 pub struct Config {
     /// The family that it was read for.
     pub family: Family,
@@ -188,6 +192,32 @@ impl Config {
     ///
     /// [`Error::ConfigValue`], [`Error::NotDivisible`], [`Error::Overflow`], [`Error::Attention`] of a rotary embedding.
     pub fn check(&self) -> Result<(), Error> {
+        self.check_sizes()?;
+        self.check_floats()?;
+        for LayerConfig { window, rope } in &self.layers {
+            let in_range = [
+                ("sliding_window", window.unwrap_or(1), window != &Some(0), "at least 1"),
+                ("ropes", *rope, *rope < self.ropes.len(), "a rotary embedding of the model"),
+            ];
+            for (field, actual, holds, expected) in in_range {
+                if !holds {
+                    return Err(Error::ConfigValue { field, actual: actual as f64, expected });
+                }
+            }
+        }
+        for rope in &self.ropes {
+            rope.check()?;
+            if rope.head_dim != self.head_dim {
+                let actual = rope.head_dim as f64;
+                let expected = "`head_dim` of the model";
+                return Err(Error::ConfigValue { field: "ropes.head_dim", actual, expected });
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether sizes are none of them 0, divide each other and have products.
+    fn check_sizes(&self) -> Result<(), Error> {
         let heads = ("num_attention_heads", self.n_heads);
         let kv_heads = ("num_key_value_heads", self.n_kv_heads);
         let (hidden, head_dim) = (("hidden_size", self.hidden_size), ("head_dim", self.head_dim));
@@ -210,26 +240,6 @@ impl Config {
             (hidden, ("num_attention_heads * head_dim", q_dim)),
         ] {
             product(first, second)?;
-        }
-        self.check_floats()?;
-        for LayerConfig { window, rope } in &self.layers {
-            let in_range = [
-                ("sliding_window", window.unwrap_or(1), window != &Some(0), "at least 1"),
-                ("ropes", *rope, *rope < self.ropes.len(), "a rotary embedding of the model"),
-            ];
-            for (field, actual, holds, expected) in in_range {
-                if !holds {
-                    return Err(Error::ConfigValue { field, actual: actual as f64, expected });
-                }
-            }
-        }
-        for rope in &self.ropes {
-            rope.check()?;
-            if rope.head_dim != self.head_dim {
-                let actual = rope.head_dim as f64;
-                let expected = "`head_dim` of the model";
-                return Err(Error::ConfigValue { field: "ropes.head_dim", actual, expected });
-            }
         }
         Ok(())
     }

@@ -97,6 +97,25 @@ pub enum Error {
         error: squish_quant::Error,
     },
 
+    /// Weights that are saved as panels can be used as they are and in no other way.
+    #[error("`{tensor}` holds panels for {actual}, asked for {asked}")]
+    Panels {
+        /// The tensor.
+        tensor: String,
+        /// What they are for.
+        actual: String,
+        /// What they were to be for.
+        asked: String,
+    },
+    /// A pattern among the names of modules cannot be used.
+    #[error("`{pattern}` is no pattern of module names that can be matched: {reason}")]
+    Pattern {
+        /// The pattern.
+        pattern: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+
     // A call.
     /// A name that stands for nothing.
     #[error("no {what} is called `{actual}`, expected {expected}")]
@@ -156,6 +175,10 @@ pub enum Error {
     /// A product refuses.
     #[error(transparent)]
     Product(#[from] squish_quant::Error),
+    /// An evaluation refuses.
+    #[cfg(feature = "eval")]
+    #[error(transparent)]
+    Eval(#[from] squish_eval::EvalError),
     /// Threads cannot be started.
     #[error("cannot start threads: {source}")]
     Threads {
@@ -195,6 +218,87 @@ pub enum Error {
         log_sum_exp: f32,
     },
 
+    // Sampling and text.
+    /// An option of sampling is outside its range.
+    #[error("`{field}` is {actual}, expected {expected}")]
+    Sampling {
+        /// The option.
+        field: &'static str,
+        /// Its value.
+        actual: f64,
+        /// The range.
+        expected: &'static str,
+    },
+    /// A row of logits is not that of the vocabulary.
+    #[error("{actual} logits, expected {expected}, one for each token")]
+    LogitCount {
+        /// The size of the vocabulary.
+        expected: usize,
+        /// The number given.
+        actual: usize,
+    },
+    /// A logit that no probability follows from.
+    #[error("the logit of token {token} is {logit}, expected a finite number or negative infinity")]
+    Logit {
+        /// The token.
+        token: u32,
+        /// NaN or positive infinity.
+        logit: f32,
+    },
+    /// All logits are negative infinity.
+    #[error("none of {vocab_size} tokens can be drawn: all logits are negative infinity")]
+    NoToken {
+        /// The number of tokens that there are.
+        vocab_size: usize,
+    },
+    /// A stop string that is empty, or stop strings that are too long together.
+    #[error("stop string {index} has {actual} bytes, expected {expected}")]
+    StopString {
+        /// Where it stands in the list.
+        index: usize,
+        /// Its length.
+        actual: usize,
+        /// The lengths that would do.
+        expected: &'static str,
+    },
+
+    // Chats.
+    /// There is no chat template, or none of the name that was asked for.
+    #[error("no chat template{}, there are {available:?}", name.as_ref().map_or(String::new(), |name| format!(" `{name}`")))]
+    NoChatTemplate {
+        /// The name that was asked for.
+        name: Option<String>,
+        /// The names that there are.
+        available: Vec<String>,
+    },
+    /// A chat template is none, fails, or does more than it may.
+    #[error("chat template `{template}`: {reason}")]
+    Chat {
+        /// The name of the template.
+        template: String,
+        /// The engine's reason, with the line.
+        reason: String,
+    },
+    /// A chat template refuses the messages.
+    #[error("the chat template refuses: {message}")]
+    ChatRefused {
+        /// What it says.
+        message: String,
+    },
+    /// Messages, tools or a variable are not what templates compute with.
+    #[error("for a chat template: {reason}")]
+    ChatValue {
+        /// What is wrong.
+        reason: String,
+    },
+
+    /// The operating system has no thread for a chat template to run on, or the engine panicked there.
+    #[error("the thread of a chat template: {source}")]
+    Thread {
+        /// The system's reason.
+        source: io::Error,
+    },
+
     // Files.
     /// The operating system refused.
     #[error("cannot read `{path}`: {source}", path = path.display())]
@@ -221,6 +325,11 @@ pub enum Error {
 }
 
 impl Error {
+    /// Says which tensor a format cannot hold.
+    pub(crate) fn pack(tensor: &str) -> impl FnOnce(squish_quant::Error) -> Self {
+        move |error| Self::Pack { tensor: tensor.to_owned(), error }
+    }
+
     /// Says which file is at fault.
     pub(crate) fn in_file(path: &Path) -> impl FnOnce(Self) -> Self {
         move |error| Self::InFile { path: path.to_owned(), error: Box::new(error) }

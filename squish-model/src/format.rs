@@ -3,8 +3,8 @@
 use half::{bf16, f16};
 use squish_kernels::cast::narrow_into;
 use squish_quant::{
-    Activation, Dense, Fp8Format, Fp8Quantizer, Granularity, IntFormat, IntQuantizer, MxQuantizer,
-    PackedMatrix, ScaleRule, Weights, ndarray::ArrayView2,
+    Activation, Dense, Fp8Format, Fp8Quantizer, Granularity, IntFormat, IntQuantizer, MxFormat,
+    MxQuantizer, NonFinite, PackedMatrix, ScaleRule, Weights, ndarray::ArrayView2,
 };
 
 use crate::{DenseTensor, Error};
@@ -102,24 +102,30 @@ pub(crate) fn pack(
             let quantizer = Fp8Quantizer { format: Fp8Format::E5M2, ..Fp8Quantizer::default() };
             pack((&quantizer.encode(values)?).into())
         }
-        WeightFormat::MxFp4 => {
-            let quantizer = MxQuantizer { rule: ScaleRule::MinMse, ..MxQuantizer::default() };
-            pack((&quantizer.encode(values)?).into())
-        }
+        WeightFormat::MxFp4 => pack((&MX_QUANTIZER.encode(values)?).into()),
         _ => {
-            let (format, block) = match format {
-                WeightFormat::Int8 => (IntFormat::Int8, 128),
-                _ => (IntFormat::Int4, 32),
-            };
-            let granularity = Granularity::Block1d(block);
-            let quantizer = IntQuantizer { format, granularity, ..IntQuantizer::default() };
+            let int = if format == WeightFormat::Int8 { IntFormat::Int8 } else { IntFormat::Int4 };
+            let granularity = Granularity::Block1d(int_group(int));
+            let quantizer = IntQuantizer { format: int, granularity, ..IntQuantizer::default() };
             pack((&quantizer.encode(values)?).into())
         }
     }
 }
 
+/// That of [`WeightFormat::MxFp4`].
+pub(crate) const MX_QUANTIZER: MxQuantizer =
+    MxQuantizer { format: MxFormat::MxFp4, rule: ScaleRule::MinMse, non_finite: NonFinite::Error };
+
+/// Inputs that share a scale.
+pub(crate) const fn int_group(format: IntFormat) -> usize {
+    match format {
+        IntFormat::Int8 => 128,
+        IntFormat::Int4 => 32,
+    }
+}
+
 /// The bytes of `values`, each rounded to nearest, ties to even.
-fn narrowed(values: &[f32], dense: Dense) -> Vec<u8> {
+pub(crate) fn narrowed(values: &[f32], dense: Dense) -> Vec<u8> {
     match dense {
         Dense::F32 => values.iter().flat_map(|x| x.to_le_bytes()).collect(),
         Dense::Bf16 => {

@@ -10,7 +10,9 @@
 
 use std::{fmt, num::NonZeroUsize, str::FromStr};
 
-use squish_kv::{E4M3, E5M2, KvShape, PagedKvCache, Retention, Scaling, StreamingSinks, bf16, f16};
+use squish_kv::{
+    E4M3, E5M2, KvShape, PagedKvCache, Positions, Retention, Scaling, StreamingSinks, bf16, f16,
+};
 
 use crate::{Config, Error, error::clip};
 
@@ -113,7 +115,8 @@ pub enum Windows {
     Paged,
     /// In a ring for each sequence. Its steps have 64 sequences at most.
     Ring {
-        /// First tokens that stay when the window has moved on. They are among those that it counts.
+        /// First tokens that stay when the window has moved on, at their positions in the sequence ([`Positions::Absolute`]; others are
+        /// refused). They are among those that the window counts.
         sinks: Option<StreamingSinks>,
     },
 }
@@ -168,6 +171,14 @@ impl Groups {
         options: &KvOptions,
         most_new: usize,
     ) -> Result<Self, Error> {
+        if let Windows::Ring { sinks: Some(StreamingSinks { n_sinks: 1.., positions }) } =
+            options.windows
+            && positions == Positions::CacheRelative
+        {
+            // Keys are stored as they are turned by their positions in the sequence.
+            let (field, actual) = ("sinks.positions", "CacheRelative".to_owned());
+            return Err(Error::Unsupported { field, actual, supported: "`Absolute`" });
+        }
         let mut windows: Vec<(Option<usize>, usize)> = Vec::new();
         let mut places = Vec::new();
         for layer in &config.layers {

@@ -19,12 +19,16 @@
 use std::{fmt, path::Path};
 
 use squish_checkpoint::Checkpoint;
-use squish_quant::{Activation, PackedMatrix, Product, ndarray::ArrayViewMut2};
+use squish_quant::{Activation, Epilogue, Product, Verify, ndarray::ArrayViewMut2};
 
 use crate::{
-    Config, DenseTensor, Error, TensorSource, WeightFormat, error::read, format::pack,
-    source::width,
+    Config, DenseTensor, Error, Packed, Quantization, QuantizedCheckpoint, TensorSource,
+    WeightFormat, error::read,
 };
+
+mod load;
+
+use load::Loader;
 
 /// A matrix of a layer, or the head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -80,7 +84,7 @@ impl Projection {
         format!("model.layers.{layer}.{part}")
     }
 
-    fn has_bias(self, config: &Config) -> bool {
+    pub(crate) fn has_bias(self, config: &Config) -> bool {
         match self {
             Self::Q | Self::K | Self::V => config.qkv_bias,
             Self::O => config.o_bias,
@@ -100,12 +104,14 @@ pub struct LoadOptions {
     /// What the inputs of products are rounded to; by default what the format of each matrix has by default.
     /// [`Activation::F32`] is exact, and every format has it.
     pub activation: Option<Activation>,
+    /// Whether panels that are used where a file is mapped are held against their checksum, which reads all of them.
+    pub verify: Verify,
 }
 
 impl LoadOptions {
     /// Layers and head in one format, inputs rounded as it has them by default.
     pub fn of(format: WeightFormat) -> Self {
-        Self { weights: format, head: format, activation: None }
+        Self { weights: format, head: format, ..Self::default() }
     }
 
     /// Inputs that are not rounded.
@@ -118,16 +124,15 @@ impl LoadOptions {
 /// A matrix with its bias.
 #[derive(Clone)]
 pub(crate) struct Linear {
-    pub(crate) weights: PackedMatrix,
+    pub(crate) weights: Packed,
     pub(crate) bias: Option<Vec<f32>>,
 }
 
 impl Linear {
     /// `out = W x + b`.
     pub(crate) fn product<'a>(&'a self, out: ArrayViewMut2<'a, f32>) -> Product<'a> {
-        let mut product = Product::new(&self.weights, out);
-        product.bias = self.bias.as_deref();
-        product
+        let (weights, bias) = (self.weights.view(), self.bias.as_deref());
+        Product { weights, bias, epilogue: Epilogue::Store, out }
     }
 }
 
@@ -161,14 +166,24 @@ pub struct Model {
 
 impl Model {
     /// The model in a Hugging Face folder: `config.json` and safetensors files, which are mapped as long as the model lives (see
-    /// [`Checkpoint::open`]).
+    /// [`Checkpoint::open`]). Of weights that are quantized there, those asked for as [`WeightFormat::Stored`] keep their codes; see
+    /// [`Quantization`] for what is read.
     ///
     /// # Errors
     ///
-    /// [`Error::Io`]; [`Error::InFile`] with those of [`Config::from_json`]; those of [`Checkpoint::open`] and [`load`](Self::load).
+    /// [`Error::Io`]; [`Error::InFile`] with those of [`Config::from_json`] and [`Quantization::from_json`]; those of
+    /// [`Checkpoint::open`] and [`load`](Self::load).
     pub fn open(folder: impl AsRef<Path>, options: &LoadOptions) -> Result<Self, Error> {
         let config = Config::open(&folder)?;
-        Self::load(&Checkpoint::open(folder)?, &config, options)
+        let quantization = Quantization::open(&folder)?;
+        let checkpoint = Checkpoint::open(folder)?;
+        match quantization {
+            None => Self::load(&checkpoint, &config, options),
+            Some(quantization) => {
+                let source = QuantizedCheckpoint::new(checkpoint, quantization, options.verify);
+                Self::load(&source, &config, options)
+            }
+        }
     }
 
     /// The model of this configuration with weights from `source`.
@@ -185,16 +200,14 @@ impl Model {
         config.check()?;
         let loader = Loader { source, config, options };
         let embedding = loader.matrix(EMBEDDING, Projection::Head.shape(config))?;
-        let layers: Result<Vec<_>, _> = (0..config.n_layers()).map(|i| loader.layer(i)).collect();
+        let layers = (0..config.n_layers()).map(|i| loader.layer(i)).collect::<Result<_, _>>()?;
         let norm = loader.vector("model.norm.weight", config.hidden_size)?;
         let head = if config.tie_word_embeddings {
-            let shape = Projection::Head.shape(config);
-            let weights = loader.pack(EMBEDDING, &embedding, shape, options.head)?;
-            Linear { weights, bias: None }
+            loader.tied_head(&embedding)?
         } else {
             loader.linear(Projection::Head, 0)?
         };
-        Ok(Self { config: config.clone(), embedding, layers: layers?, norm, head })
+        Ok(Self { config: config.clone(), embedding, layers, norm, head })
     }
 
     /// The configuration.
@@ -212,7 +225,7 @@ impl Model {
                 Some([q, k]) => [Some(q), Some(k)],
                 None => [None; 2],
             };
-            let matrices = layer.linears().map(|linear| linear.n_bytes());
+            let matrices = layer.linears().map(Linear::n_bytes);
             matrices.iter().sum::<usize>()
                 + norms(&[
                     Some(&layer.attention_norm),
@@ -229,7 +242,9 @@ impl Model {
 
     /// Bytes of memory that weights take, those of a mapped checkpoint aside.
     pub fn n_own_bytes(&self) -> usize {
-        self.n_bytes() + self.embedding.n_own_bytes()
+        let linears = self.layers.iter().flat_map(Layer::linears).chain([&self.head]);
+        let mapped = |linear: &Linear| linear.weights.n_bytes() - linear.weights.n_own_bytes();
+        self.n_bytes() - linears.map(mapped).sum::<usize>() + self.embedding.n_own_bytes()
     }
 
     /// The embeddings of tokens, which are in the vocabulary, `[tokens, hidden_size]`.
@@ -238,7 +253,9 @@ impl Model {
         for (token, out) in tokens.zip(out.chunks_exact_mut(hidden)) {
             self.embedding.widen_from(token as usize * hidden, out);
             if scale != 1.0 {
-                out.iter_mut().for_each(|x| *x *= scale);
+                for x in out {
+                    *x *= scale;
+                }
             }
         }
     }
@@ -257,14 +274,15 @@ impl Linear {
 }
 
 impl Config {
-    /// The configuration in a folder's `config.json`.
+    /// The configuration in a folder's `config.json`, whether or not the weights there are quantized.
     ///
     /// # Errors
     ///
-    /// [`Error::Io`]; [`Error::InFile`] with those of [`from_json`](Self::from_json).
+    /// [`Error::Io`]; [`Error::InFile`] with those of [`from_json`](Self::from_json), but that of quantized weights.
     pub fn open(folder: impl AsRef<Path>) -> Result<Self, Error> {
         let path = folder.as_ref().join("config.json");
-        Self::from_json(&read(&path)?).map_err(Error::in_file(&path))
+        let json = Quantization::remove_from(read(&path)?);
+        Self::from_json(&json).map_err(Error::in_file(&path))
     }
 }
 
@@ -277,93 +295,5 @@ impl fmt::Debug for Model {
     }
 }
 
-const EMBEDDING: &str = "model.embed_tokens.weight";
-
-struct Loader<'a> {
-    source: &'a dyn TensorSource,
-    config: &'a Config,
-    options: &'a LoadOptions,
-}
-
-impl Loader<'_> {
-    fn layer(&self, idx: usize) -> Result<Layer, Error> {
-        let config = self.config;
-        let norm = |name: &str| {
-            self.vector(&format!("model.layers.{idx}.{name}.weight"), config.hidden_size)
-        };
-        let head_norm = |name: &str| {
-            self.vector(&format!("model.layers.{idx}.self_attn.{name}.weight"), config.head_dim)
-        };
-        // With norms on both sides, the name of the middle one is that of the first of two.
-        let (post_attention_norm, mlp_norm, post_mlp_norm) = if config.post_norms {
-            (
-                Some(norm("post_attention_layernorm")?),
-                norm("pre_feedforward_layernorm")?,
-                Some(norm("post_feedforward_layernorm")?),
-            )
-        } else {
-            (None, norm("post_attention_layernorm")?, None)
-        };
-        let qk_norms =
-            if config.qk_norm { Some([head_norm("q_norm")?, head_norm("k_norm")?]) } else { None };
-        Ok(Layer {
-            attention_norm: norm("input_layernorm")?,
-            q: self.linear(Projection::Q, idx)?,
-            k: self.linear(Projection::K, idx)?,
-            v: self.linear(Projection::V, idx)?,
-            qk_norms,
-            o: self.linear(Projection::O, idx)?,
-            post_attention_norm,
-            mlp_norm,
-            gate: self.linear(Projection::Gate, idx)?,
-            up: self.linear(Projection::Up, idx)?,
-            down: self.linear(Projection::Down, idx)?,
-            post_mlp_norm,
-        })
-    }
-
-    fn linear(&self, projection: Projection, layer: usize) -> Result<Linear, Error> {
-        let (shape, module) = (projection.shape(self.config), projection.module(layer));
-        let name = format!("{module}.weight");
-        let format =
-            if projection == Projection::Head { self.options.head } else { self.options.weights };
-        let weights = self.pack(&name, &self.matrix(&name, shape)?, shape, format)?;
-        let bias = if projection.has_bias(self.config) {
-            Some(self.vector(&format!("{module}.bias"), shape[0])?)
-        } else {
-            None
-        };
-        Ok(Linear { weights, bias })
-    }
-
-    fn pack(
-        &self,
-        name: &str,
-        tensor: &DenseTensor,
-        shape: [usize; 2],
-        format: WeightFormat,
-    ) -> Result<PackedMatrix, Error> {
-        pack(tensor, shape, format, self.options.activation)
-            .map_err(|error| Error::Pack { tensor: name.to_owned(), error })
-    }
-
-    fn matrix(&self, name: &str, shape: [usize; 2]) -> Result<DenseTensor, Error> {
-        self.tensor(name, &shape)
-    }
-
-    fn vector(&self, name: &str, len: usize) -> Result<Vec<f32>, Error> {
-        Ok(self.tensor(name, &[len])?.to_f32())
-    }
-
-    /// A tensor that has as many numbers as its shape says, whatever the source.
-    fn tensor(&self, name: &str, shape: &[usize]) -> Result<DenseTensor, Error> {
-        let tensor = self.source.tensor(name, shape)?;
-        let expected = shape.iter().product();
-        let actual = tensor.bytes().len() / width(tensor.dense());
-        if actual == expected {
-            return Ok(tensor);
-        }
-        let (tensor, shape) = (name.to_owned(), shape.to_vec());
-        Err(Error::Length { tensor, shape, expected, actual })
-    }
-}
+pub(crate) const EMBEDDING: &str = "model.embed_tokens.weight";
+pub(crate) const HEAD: &str = "lm_head.weight";

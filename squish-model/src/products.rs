@@ -72,7 +72,16 @@ impl Products<'_> {
         let mut outputs = outputs;
         let mut products =
             outputs.each_mut().map(|(_, linear, out)| linear.product(rows_mut(out, x.nrows())));
-        self.workspace.products_into(x, &mut products)?;
+        // Matrices that are stored in different formats may have different activations, and then a call each.
+        let is_one = |products: &[Product<'_>]| {
+            products
+                .windows(2)
+                .all(|two| two[0].weights.activation() == two[1].weights.activation())
+        };
+        let each = if is_one(&products) { N } else { 1 };
+        for products in products.chunks_mut(each.max(1)) {
+            self.workspace.products_into(x, products)?;
+        }
         for (projection, _, out) in outputs {
             self.adapt(hooks, Site { layer, projection }, x, out);
         }
@@ -116,8 +125,10 @@ impl Products<'_> {
         out: &mut [f32],
         up: &mut Vec<f32>,
     ) -> Result<(), Error> {
-        let is_apart =
-            layer.up.bias.is_some() || hooks.adapter.is_some() || hooks.sparsity.is_some();
+        let is_apart = layer.up.bias.is_some()
+            || hooks.adapter.is_some()
+            || hooks.sparsity.is_some()
+            || layer.up.weights.activation() != layer.gate.weights.activation();
         if !is_apart {
             let x = rows(x, x.len() / self.part_of.len());
             let product = layer.gate.product(rows_mut(out, x.nrows()));
@@ -140,7 +151,7 @@ impl Products<'_> {
     /// `out = W x + b` for the row whose inputs are live.
     fn run_sparse(&mut self, linear: &Linear, out: &mut [f32]) -> Result<(), Error> {
         let Live { indices, values, .. } = &*self.live;
-        linear.weights.gemv_sparse_into(self.workspace, indices, values, out)?;
+        linear.weights.view().gemv_sparse_into(self.workspace, indices, values, out)?;
         if let Some(bias) = &linear.bias {
             out.iter_mut().zip(bias).for_each(|(out, bias)| *out += bias);
         }

@@ -72,6 +72,7 @@ pub struct Runner {
     attention: squish_attn::Workspace,
     workspace: squish_quant::Workspace,
     chunk: usize,
+    n_sequences: usize,
     batch: BatchBuffers,
     lens: Vec<usize>,
     buffers: Buffers,
@@ -93,6 +94,20 @@ impl Runner {
     ///
     /// [`Error::Kv`] of caches that cannot be made, [`Error::Attention`] of a rotary embedding, [`Error::Threads`]; [`Error::Zero`].
     pub fn new(model: impl Into<Arc<Model>>, options: &RunnerOptions) -> Result<Self, Error> {
+        let team = Team::new(options.n_threads).map_err(|source| Error::Threads { source })?;
+        Self::with_team(model, Arc::new(team), options)
+    }
+
+    /// As [`new`](Self::new), on the threads of `team`.
+    ///
+    /// # Errors
+    ///
+    /// As [`new`](Self::new).
+    pub fn with_team(
+        model: impl Into<Arc<Model>>,
+        team: Arc<Team>,
+        options: &RunnerOptions,
+    ) -> Result<Self, Error> {
         let model = model.into();
         if options.chunk == 0 {
             return Err(Error::Zero { what: "chunk" });
@@ -108,8 +123,6 @@ impl Runner {
         let ropes =
             model.config.ropes.iter().map(|rope| RopeTable::new(rope.clone(), rope_options));
         let ropes = ropes.collect::<Result<_, _>>()?;
-        let team =
-            Arc::new(Team::new(options.n_threads).map_err(|source| Error::Threads { source })?);
         Ok(Self {
             groups,
             windows,
@@ -118,6 +131,7 @@ impl Runner {
             attention: squish_attn::Workspace::new(Arc::clone(&team)),
             workspace: squish_quant::Workspace::new(team),
             chunk: options.chunk,
+            n_sequences: options.kv.n_sequences,
             batch: BatchBuffers::default(),
             lens: Vec::new(),
             buffers: Buffers::default(),
@@ -129,6 +143,16 @@ impl Runner {
     /// The model.
     pub fn model(&self) -> &Arc<Model> {
         &self.model
+    }
+
+    /// Tokens of a prompt that are computed at once.
+    pub fn chunk(&self) -> usize {
+        self.chunk
+    }
+
+    /// Sequences that the caches were made for.
+    pub fn n_sequences(&self) -> usize {
+        self.n_sequences
     }
 
     /// A sequence without tokens.
@@ -222,8 +246,12 @@ impl Runner {
     /// [`Error::Sequence`]; [`Error::Kv`] if it is shorter, or a window has left what would be its last tokens.
     pub fn truncate(&mut self, id: SequenceId, len: usize) -> Result<(), Error> {
         let ids = self.ids(id)?.clone();
-        for (group, id) in ids.into_iter().enumerate() {
-            self.groups.groups[group].store.truncate(id, len)?;
+        // All groups or none.
+        for (group, &id) in self.groups.groups.iter().zip(&ids) {
+            group.store.check_truncate(id, len)?;
+        }
+        for (group, id) in self.groups.groups.iter_mut().zip(ids) {
+            group.store.truncate(id, len)?;
         }
         Ok(())
     }
@@ -264,6 +292,10 @@ impl Runner {
     /// # Errors
     ///
     /// As [`forward`](Self::forward).
+    ///
+    /// # Panics
+    ///
+    /// Never: sequences are there once parts are checked.
     pub fn forward_with(
         &mut self,
         parts: &[Part<'_>],
@@ -340,6 +372,9 @@ impl Runner {
     }
 
     fn check(&mut self, parts: &[Part<'_>]) -> Result<(), Error> {
+        if parts.is_empty() {
+            return Err(Error::TooFewTokens { expected: 1, actual: 0 });
+        }
         let (config, mut lens) = (&self.model.config, std::mem::take(&mut self.lens));
         lens.clear();
         let max = config.max_position_embeddings;
@@ -486,7 +521,9 @@ impl<'a> Output<'a> {
         let product = self.model.head.product(out);
         self.workspace.products_into(rows(x, hidden_size), &mut [product])?;
         if let Some(cap) = config.logit_softcap {
-            logits.iter_mut().for_each(|x| *x = cap * (*x / cap).tanh());
+            for x in logits {
+                *x = cap * (*x / cap).tanh();
+            }
         }
         Ok(())
     }

@@ -3,9 +3,9 @@
 use half::{bf16, f16};
 use squish_checkpoint::{Checkpoint, Dtype, SharedBytes};
 use squish_kernels::cast::widen_into;
-use squish_quant::Dense;
+use squish_quant::{Activation, Dense};
 
-use crate::Error;
+use crate::{Error, Packed};
 
 /// Tensors by their names in a Hugging Face checkpoint.
 pub trait TensorSource {
@@ -18,6 +18,23 @@ pub trait TensorSource {
 
     /// Whether there is one.
     fn has(&self, name: &str) -> bool;
+
+    /// The weights of the linear layer `module`, of `shape` `[outputs, inputs]`, packed as the source has them, for inputs that are rounded
+    /// to `activation` or, without one, to what their format has by default. None if they are dense, so that
+    /// [`tensor`](Self::tensor) has all there is to know; none, too, unless a source says otherwise.
+    ///
+    /// # Errors
+    ///
+    /// As [`tensor`](Self::tensor); [`Error::Pack`]; [`Error::Panels`] of weights that are saved for other inputs.
+    fn packed(
+        &self,
+        module: &str,
+        shape: [usize; 2],
+        activation: Option<Activation>,
+    ) -> Result<Option<Packed>, Error> {
+        let _ = (module, shape, activation);
+        Ok(None)
+    }
 }
 
 /// A tensor as little-endian numbers, with a share in what holds them.

@@ -62,6 +62,10 @@ impl AnyStore {
         each!(Self, self, store => store.fork(id))
     }
 
+    pub(crate) fn check_truncate(&self, id: GroupId, len: usize) -> Result<(), Error> {
+        each!(Self, self, store => store.check_truncate(id, len))
+    }
+
     pub(crate) fn truncate(&mut self, id: GroupId, len: usize) -> Result<(), Error> {
         each!(Self, self, store => store.truncate(id, len))
     }

@@ -21,6 +21,7 @@ pub(crate) enum GroupId {
 }
 
 /// The cache of a group of layers.
+#[expect(clippy::large_enum_variant, reason = "there is one for each group")]
 pub(crate) enum Store<E> {
     Paged {
         cache: PagedKvCache<E>,
@@ -34,7 +35,7 @@ pub(crate) enum Store<E> {
 /// A ring for each sequence.
 pub(crate) struct Rings<E> {
     /// `None` where no sequence is.
-    rings: Vec<Option<SlidingWindowKv<E>>>,
+    held: Vec<Option<SlidingWindowKv<E>>>,
     /// Those of sequences that ended, and those that were made in advance.
     spare: Vec<SlidingWindowKv<E>>,
     shape: KvShape,
@@ -51,8 +52,8 @@ impl<E: KvElement> Rings<E> {
         most_new: usize,
         n_sequences: usize,
     ) -> Result<Self, Error> {
-        let (rings, spare) = (Vec::with_capacity(n_sequences), Vec::with_capacity(n_sequences));
-        let mut rings = Self { rings, spare, shape, window, sinks, most_new };
+        let (held, spare) = (Vec::with_capacity(n_sequences), Vec::with_capacity(n_sequences));
+        let mut rings = Self { held, spare, shape, window, sinks, most_new };
         for _ in 0..n_sequences {
             let ring = rings.ring()?;
             rings.spare.push(ring);
@@ -72,7 +73,7 @@ impl<E: KvElement> Rings<E> {
     }
 
     fn get(&mut self, idx: usize) -> &mut SlidingWindowKv<E> {
-        self.rings[idx].as_mut().expect(HELD)
+        self.held[idx].as_mut().expect(HELD)
     }
 }
 
@@ -88,12 +89,12 @@ impl<E: KvElement> Store<E> {
                     Some(ring) => ring,
                     None => rings.ring()?,
                 };
-                let free = rings.rings.iter().position(Option::is_none);
+                let free = rings.held.iter().position(Option::is_none);
                 let idx = free.unwrap_or_else(|| {
-                    rings.rings.push(None);
-                    rings.rings.len() - 1
+                    rings.held.push(None);
+                    rings.held.len() - 1
                 });
-                rings.rings[idx] = Some(ring);
+                rings.held[idx] = Some(ring);
                 Ok(GroupId::Ring(idx))
             }
         }
@@ -132,6 +133,20 @@ impl<E: KvElement> Store<E> {
         }
     }
 
+    /// Whether a sequence can be cut to `len` tokens.
+    pub(crate) fn check_truncate(&self, id: GroupId, len: usize) -> Result<(), Error> {
+        match (self, id) {
+            (Self::Paged { cache, .. }, GroupId::Paged(id)) => {
+                cache.tables().check_truncate(id, len)?;
+            }
+            (Self::Rings(rings), GroupId::Ring(idx)) => {
+                rings.held[idx].as_ref().expect(HELD).check_truncate(len)?;
+            }
+            _ => unreachable!("{HELD}"),
+        }
+        Ok(())
+    }
+
     pub(crate) fn truncate(&mut self, id: GroupId, len: usize) -> Result<(), Error> {
         match (self, id) {
             (Self::Paged { cache, .. }, GroupId::Paged(id)) => cache.truncate(id, len)?,
@@ -145,7 +160,7 @@ impl<E: KvElement> Store<E> {
         match (self, id) {
             (Self::Paged { cache, .. }, GroupId::Paged(id)) => cache.free(id)?,
             (Self::Rings(rings), GroupId::Ring(idx)) => {
-                let mut ring = rings.rings[idx].take().expect(HELD);
+                let mut ring = rings.held[idx].take().expect(HELD);
                 ring.clear();
                 rings.spare.push(ring);
             }
@@ -158,7 +173,7 @@ impl<E: KvElement> Store<E> {
         match (self, id) {
             (Self::Paged { cache, .. }, GroupId::Paged(id)) => Ok(cache.len(id)?),
             (Self::Rings(rings), GroupId::Ring(idx)) => {
-                Ok(rings.rings[idx].as_ref().expect(HELD).len())
+                Ok(rings.held[idx].as_ref().expect(HELD).len())
             }
             _ => unreachable!("{HELD}"),
         }
@@ -186,7 +201,7 @@ impl<E: KvElement> Store<E> {
                 }
                 let ids: ArrayVec<_, MOST_AT_ONCE> = ids.collect();
                 let mut steps: ArrayVec<_, MOST_AT_ONCE> = ids.iter().map(|_| None).collect();
-                for (idx, ring) in rings.rings.iter_mut().enumerate() {
+                for (idx, ring) in rings.held.iter_mut().enumerate() {
                     let part = ids.iter().position(|(id, _)| *id == GroupId::Ring(idx));
                     if let (Some(part), Some(ring)) = (part, ring) {
                         steps[part] = Some(ring.begin(ids[part].1)?);
@@ -202,6 +217,10 @@ impl<E: KvElement> Store<E> {
 const MOST_AT_ONCE: usize = 64;
 
 /// A step of a group.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "it stands on the stack, and a box would be allocated in every step"
+)]
 pub(crate) enum StoreStep<'a, E> {
     Paged { step: PagedStep<'a, E>, batch: &'a [(SequenceId, usize)] },
     Rings(ArrayVec<SlidingWindowStep<'a, E>, MOST_AT_ONCE>),
@@ -259,9 +278,7 @@ impl<E: KvElement> StoreStep<'_, E> {
                     let masks: ArrayVec<Option<BitMask>, MOST_AT_ONCE> = views
                         .iter()
                         .zip(&rows)
-                        .map(|(view, rows)| {
-                            (has_sinks && rows.n_rows > 1).then(|| mask_of(view, rows))
-                        })
+                        .map(|(view, rows)| (has_sinks && rows.n > 1).then(|| mask_of(view, rows)))
                         .collect();
                     let mut sequences: ArrayVec<_, MOST_AT_ONCE> =
                         sequences(&views, &rows).collect();
@@ -314,15 +331,15 @@ fn sequences<'a, S: KvSource>(
 ) -> impl Iterator<Item = Sequence<'a, S>> {
     views.iter().zip(parts).map(|(source, rows)| Sequence {
         source,
-        n_rows: rows.n_rows,
+        n_rows: rows.n,
         mask: rows.parents.map_or(Mask::Causal, Mask::Tree),
     })
 }
 
 /// What rows see of a ring with sinks: old tokens by their distance, new ones if they are ancestors, too.
 fn mask_of<E: KvElement>(view: &RingView<'_, E>, rows: &Rows<'_>) -> BitMask {
-    let n_old = view.len() - rows.n_rows;
-    BitMask::from_fn(rows.n_rows, view.len(), |row, token| {
+    let n_old = view.len() - rows.n;
+    BitMask::from_fn(rows.n, view.len(), |row, token| {
         let Some(parents) = rows.parents else { return view.sees(row, token) };
         let depth = rows.depths[row];
         if token < n_old {

@@ -5,7 +5,7 @@ use std::sync::{Arc, LazyLock};
 use squish_bench::Golden;
 use squish_model::{
     Activation, Config, KvOptions, KvType, LoadOptions, Model, RandomCheckpoint, Runner,
-    RunnerOptions, WeightFormat,
+    RunnerOptions, Verify, WeightFormat,
 };
 
 /// Folder of the trained checkpoint.
@@ -16,6 +16,7 @@ pub(crate) const EXACT: LoadOptions = LoadOptions {
     weights: WeightFormat::Stored,
     head: WeightFormat::Stored,
     activation: Some(Activation::F32),
+    verify: Verify::All,
 };
 
 /// The trained checkpoint.
@@ -51,3 +52,9 @@ pub(crate) const SMALL: &str = r#"{"architectures": ["LlamaForCausalLM"], "hidde
 pub(crate) fn small() -> RandomCheckpoint {
     RandomCheckpoint { config: Config::from_json(SMALL.as_bytes()).unwrap(), seed: 1 }
 }
+
+/// Prompts and texts of tokens by transformers.
+#[cfg(any(feature = "chat", feature = "tokenizer"))]
+pub(crate) static CHAT_GOLDEN: LazyLock<String> = LazyLock::new(|| {
+    std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/chat.json")).unwrap()
+});
