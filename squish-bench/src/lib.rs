@@ -3,7 +3,7 @@
 
 pub mod aligned;
 pub mod alloc;
-pub mod fixture;
+pub mod evidence;
 pub mod golden;
 mod in_turn;
 pub mod input;
@@ -14,7 +14,7 @@ pub mod suite;
 
 pub use aligned::Aligned;
 pub use criterion::Bencher;
-pub use fixture::{Fixture, FixtureMode, FixtureRow};
+pub use evidence::{Cell, Column, Evidence, Format, Section};
 pub use golden::Golden;
 pub use row::{Limit, Residency, Row, Table, Target, Work};
 pub use std::hint::black_box;

@@ -21,7 +21,7 @@ pub fn criterion_dir() -> PathBuf {
     target.join("criterion")
 }
 
-/// The folder of everything that is not criterion's own: row descriptions and the fixture's table.
+/// The folder of everything that is not criterion's own: row descriptions and the tables of the trained checkpoint.
 #[must_use]
 pub fn squish_dir() -> PathBuf {
     criterion_dir().join("squish")

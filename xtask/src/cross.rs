@@ -40,7 +40,7 @@ mod tests {
         assert_eq!(
             all,
             "test --package squish-kernels --package squish-checkpoint --package squish-quant \
-             --package squish-kv --package squish-attn"
+             --package squish-kv --package squish-attn --package squish-eval"
         );
         assert_eq!(arguments(&["check".to_owned()]), ["check"]);
     }

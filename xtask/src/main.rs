@@ -1,4 +1,4 @@
-//! The commands of the repository: benches and their tables, repository rules, goldens, tests under emulation, publishing.
+//! The commands of the repository: benches and evidence with their tables, repository rules, goldens, tests under emulation, publishing.
 //!
 //! Each command is a module of this program. What it decides is a pure function over text or plain data, tested beside it; processes and files are
 //! touched at the edges.
@@ -8,6 +8,7 @@
 
 mod bench;
 mod cross;
+mod evidence;
 mod failure;
 mod golden;
 mod process;
@@ -29,7 +30,11 @@ cargo xtask COMMAND
   bench [--crate X] [--filter F] [--quick] [--peers] [--sweep] [--publish]
         measure the rows and print their tables; a run of every row with all peers writes BENCHMARKS.md, --publish without them
   bench --render [FILE]
-        render BENCHMARKS.md again, from FILE or the only file in bench/results, without measuring
+        render BENCHMARKS.md again, from FILE or the only machine's in bench/results, without measuring
+  evidence [--quick]
+        measure what techniques cost and save on the trained checkpoint, and write EVIDENCE.md; --quick prints the tables
+  evidence --render
+        render EVIDENCE.md again, without measuring
   tidy  check the rules of the repository
   golden [--check]
         make the golden files again and list what differs; --check leaves the committed ones alone
@@ -51,6 +56,7 @@ fn run(args: &[String]) -> ExitCode {
     };
     let outcome: Result<Outcome, String> = match command.as_str() {
         "bench" => bench::Task::parse(rest).map(|task| bench::run(&task)),
+        "evidence" => evidence::Task::parse(rest).map(evidence::run),
         "tidy" => no_arguments(rest).map(|()| tidy::run()),
         "golden" => golden::Mode::parse(rest).map(golden::run),
         "cross" => Ok(cross::run(rest)),
@@ -92,6 +98,7 @@ mod tests {
             &[][..],
             &["frobnicate"],
             &["bench", "--fast"],
+            &["evidence", "--fast"],
             &["tidy", "now"],
             &["golden", "-x"],
             &["publish", "all"],

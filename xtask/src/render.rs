@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use crate::{
-    results::{FixtureMode, Limit, Probe, Residency, Results, RowResult, Table},
+    results::{Limit, Probe, Residency, Results, RowResult, Table},
     verdict::{FEWEST_LAUNCHES, MOST_DRIFT, Unit, Verdict, drift, judge, limit_ns, peer_ns},
 };
 
@@ -26,7 +26,6 @@ pub(crate) fn render(results: &Results) -> String {
     products::render(&mut out, results);
     targets(&mut out, results);
     other_forms(&mut out, results);
-    fixture(&mut out, results);
     release(&mut out, results);
     out
 }
@@ -396,71 +395,6 @@ fn other_forms(out: &mut String, results: &Results) {
     }
 }
 
-fn fixture(out: &mut String, results: &Results) {
-    let Some(fixture) = &results.fixture else { return };
-    line!(out);
-    line!(out, "## What each format does to a trained checkpoint");
-    line!(out);
-    if !fixture.note.is_empty() {
-        line!(out, "{}", fixture.note);
-        line!(out);
-    }
-    line!(
-        out,
-        "| format | bits per weight | SNR dB | relative error | decode GB/s | perplexity, prose | perplexity, code |"
-    );
-    line!(out, "|---|--:|--:|--:|--:|--:|--:|");
-    for row in &fixture.rows {
-        line!(
-            out,
-            "| {} | {:.2} | {} | {} | {} | {:.3} | {:.3} |",
-            row.format,
-            row.bits_per_weight,
-            row.snr_db.map_or("exact".into(), |db| format!("{db:.1}")),
-            if row.relative_error == 0.0 {
-                "0".into()
-            } else {
-                format!("{:.2e}", row.relative_error)
-            },
-            cell(row.decode_gbps),
-            row.ppl_prose,
-            row.ppl_code
-        );
-    }
-    if fixture.modes.is_empty() {
-        return;
-    }
-    line!(out);
-    line!(
-        out,
-        "The same with the products of the layers by packed weights, whose mode says what inputs are rounded to. Ratios are to \
-         the format's own `f32` mode."
-    );
-    line!(out);
-    line!(
-        out,
-        "| format | mode | bits per weight, packed | perplexity, prose | ratio | perplexity, code | ratio |"
-    );
-    line!(out, "|---|---|--:|--:|--:|--:|--:|");
-    for row in &fixture.modes {
-        let exact = fixture.modes.iter().find(|f| f.format == row.format && f.mode == "f32");
-        let ratio = |of: fn(&FixtureMode) -> f64| {
-            exact.map_or("—".into(), |exact| format!("{:.4}", of(row) / of(exact)))
-        };
-        line!(
-            out,
-            "| {} | `{}` | {:.2} | {:.3} | {} | {:.3} | {} |",
-            row.format,
-            row.mode,
-            row.bits_per_weight,
-            row.ppl_prose,
-            ratio(|row| row.ppl_prose),
-            row.ppl_code,
-            ratio(|row| row.ppl_code)
-        );
-    }
-}
-
 fn release(out: &mut String, results: &Results) {
     let pairs: Vec<_> = results
         .release
@@ -544,7 +478,7 @@ mod tests {
     }
 
     #[test]
-    fn the_file_of_the_fixture_run_is_rendered_in_full() {
+    fn the_file_of_a_run_is_rendered_in_full() {
         let results: Results = serde_json::from_str(include_str!("../tests/results.json")).unwrap();
         insta::assert_snapshot!(render(&results));
     }

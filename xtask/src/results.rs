@@ -19,8 +19,6 @@ pub(crate) struct Results {
     pub(crate) missing_peers: Vec<String>,
     /// Rows at cargo's default release profile.
     pub(crate) release: Vec<RowResult>,
-    /// What each format does to a trained checkpoint.
-    pub(crate) fixture: Option<Fixture>,
 }
 
 /// Machine, compiler and commit.
@@ -284,54 +282,6 @@ pub(crate) struct PeerResult {
     pub(crate) threads: usize,
 }
 
-/// The fixture's tables.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub(crate) struct Fixture {
-    /// One row per format.
-    pub(crate) rows: Vec<FixtureRow>,
-    /// One row per format and mode of its products; older files have none.
-    #[serde(default)]
-    pub(crate) modes: Vec<FixtureMode>,
-    /// What was measured on.
-    #[serde(default)]
-    pub(crate) note: String,
-}
-
-/// One format.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub(crate) struct FixtureRow {
-    /// Name of the format.
-    pub(crate) format: String,
-    /// Scales included.
-    pub(crate) bits_per_weight: f64,
-    /// None where the format is exact.
-    pub(crate) snr_db: Option<f64>,
-    /// Norm of the error over norm of the weights.
-    pub(crate) relative_error: f64,
-    /// GB/s, if measured.
-    #[serde(default)]
-    pub(crate) decode_gbps: Option<f64>,
-    /// Perplexity on prose.
-    pub(crate) ppl_prose: f64,
-    /// Perplexity on code.
-    pub(crate) ppl_code: f64,
-}
-
-/// One mode of the products with the matrices of a format.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub(crate) struct FixtureMode {
-    /// Name of the format.
-    pub(crate) format: String,
-    /// What inputs are rounded to.
-    pub(crate) mode: String,
-    /// As packed for products.
-    pub(crate) bits_per_weight: f64,
-    /// Perplexity on prose.
-    pub(crate) ppl_prose: f64,
-    /// Perplexity on code.
-    pub(crate) ppl_code: f64,
-}
-
 impl RowResult {
     /// The variant called `name`.
     #[must_use]
@@ -436,9 +386,7 @@ mod tests {
     #[test]
     fn what_squish_bench_writes_is_read_in_full() {
         use squish_bench::{
-            Fixture as TheirFixture, FixtureMode as TheirFixtureMode,
-            FixtureRow as TheirFixtureRow, Limit as L, Residency as R, Row as TheirRow, Table as T,
-            Target as G, Work as W, probe,
+            Limit as L, Residency as R, Row as TheirRow, Table as T, Target as G, Work as W, probe,
         };
         const TARGETS: &[G] = &[
             G::AtLeastShareOfLimit { share: 0.25 },
@@ -465,15 +413,6 @@ mod tests {
                 });
             }
         }
-        let row = TheirFixtureRow {
-            format: "fp8".to_owned(),
-            snr_db: Some(30.0),
-            decode_gbps: Some(9.0),
-            ..TheirFixtureRow::default()
-        };
-        let mode = TheirFixtureMode { mode: "q8".to_owned(), ..TheirFixtureMode::default() };
-        let note = "a note".to_owned();
-        assert_reads::<Fixture>(TheirFixture { rows: vec![row], modes: vec![mode], note });
         let figure =
             probe::Figure { name: "copy_l2".to_owned(), unit: "GB/s", best: 2.0, median: 1.0 };
         assert_reads::<Probe>(probe::Limits {

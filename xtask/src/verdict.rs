@@ -256,7 +256,6 @@ pub(crate) mod tests {
             }],
             missing_peers: Vec::new(),
             release: Vec::new(),
-            fixture: None,
         }
     }
 

@@ -48,10 +48,10 @@ impl Executable {
         self.package == "squish-bench" && self.target == "probe"
     }
 
-    /// Whether it measures formats on the trained checkpoint, which needs one launch only.
+    /// Whether it times nothing, and is for `cargo xtask evidence`.
     #[must_use]
-    pub(crate) fn is_fixture(&self) -> bool {
-        self.target == "fixture"
+    pub(crate) fn is_evidence(&self) -> bool {
+        self.target == "evidence"
     }
 }
 
@@ -71,6 +71,7 @@ pub(crate) fn benches(options: &Options, profile: Profile) -> Outcome<Vec<Execut
         command.args(["--profile", "release"]);
     }
     let mut found = parse_messages(&capture(&mut command)?).map_err(Failure::new)?;
+    found.retain(|executable| !executable.is_evidence());
     found.sort_by_key(Executable::name);
     Ok(found)
 }
@@ -126,7 +127,8 @@ pub(crate) fn rustc_version() -> Outcome<String> {
 pub(crate) fn commit() -> String {
     let git =
         |args: &[&str]| capture(std::process::Command::new("git").args(args).current_dir(root()));
-    let changes = git(&["status", "--porcelain", "--", ".", ":!BENCHMARKS.md", ":!bench/results"]);
+    let apart = [".", ":!BENCHMARKS.md", ":!EVIDENCE.md", ":!bench/results"];
+    let changes = git(&[&["status", "--porcelain", "--"], &apart[..]].concat());
     match (git(&["rev-parse", "--short=12", "HEAD"]), changes) {
         (Ok(commit), Ok(changes)) if changes.is_empty() => commit.trim().to_owned(),
         (Ok(commit), _) => format!("{}+changes", commit.trim()),

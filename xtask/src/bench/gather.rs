@@ -147,11 +147,7 @@ mod tests {
         };
         let variants =
             vec![DescribedVariant { name: "ours".to_owned(), bytes: 10, ns: Vec::new() }];
-        RoundResult {
-            described: vec![Described { row, variants }],
-            measured: vec![measured],
-            fixture: None,
-        }
+        RoundResult { described: vec![Described { row, variants }], measured: vec![measured] }
     }
 
     fn seed() -> Vec<SeedRow> {

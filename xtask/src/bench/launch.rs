@@ -14,7 +14,7 @@ use super::{
 use crate::{
     failure::{Failure, Outcome, read},
     process::{capture, target_dir},
-    results::{Fixture, Probe, Row},
+    results::{Probe, Row},
 };
 
 /// Runs the probe.
@@ -43,8 +43,6 @@ pub(crate) struct RoundResult {
     pub(crate) described: Vec<Described>,
     /// Measured functions.
     pub(crate) measured: Vec<Measured>,
-    /// The fixture's table, if its bench ran.
-    pub(crate) fixture: Option<Fixture>,
 }
 
 /// A row as its bench described it.
@@ -134,9 +132,7 @@ impl Round {
         let mut out = RoundResult::default();
         for path in files_below(&self.folder)? {
             let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            if path == described_dir.join("fixture.json") {
-                out.fixture = Some(parse(&path)?);
-            } else if path.starts_with(&described_dir)
+            if path.starts_with(&described_dir)
                 && path.extension().is_some_and(|extension| extension == "json")
             {
                 out.described.push(parse(&path)?);

@@ -21,6 +21,7 @@ use std::{
 };
 
 use crate::{
+    evidence,
     failure::{Failure, Outcome, read, write},
     process::{root, target_dir},
     render::render,
@@ -159,9 +160,6 @@ fn measure(options: &Options) -> Outcome {
     for launch in 0..options.launches() {
         let round = Round::new(&format!("round-{launch}"))?;
         for (i, suite) in suites.iter().enumerate() {
-            if suite.is_fixture() && (launch > 0 || !fixture_wanted(options)) {
-                continue;
-            }
             say(&format!(
                 "launch {} of {}, suite {} of {}: {}",
                 launch + 1,
@@ -176,7 +174,6 @@ fn measure(options: &Options) -> Outcome {
         rounds.push(round.read()?);
         take_probe(if launch + 1 < options.launches() { "between" } else { "after" })?;
     }
-    let fixture = rounds.iter_mut().find_map(|round| round.fixture.take());
     let rows = gather::rows(rounds, &seed).map_err(Failure::new)?;
 
     let mut results = Results {
@@ -187,7 +184,6 @@ fn measure(options: &Options) -> Outcome {
         peers: peer_programs.merged(),
         missing_peers: peer_programs.missing,
         release: Vec::new(),
-        fixture,
     };
     // What took a quarter of an hour is on disk before anything else is built.
     keep(&results)?;
@@ -207,14 +203,6 @@ fn split_probe(executables: Vec<Executable>) -> Outcome<(Executable, Vec<Executa
     Ok((probe, suites))
 }
 
-/// The fixture runs the whole model, so short runs leave it out unless it is what they ask for.
-fn fixture_wanted(options: &Options) -> bool {
-    match &options.filter {
-        Some(filter) => "fixture".contains(filter.as_str()),
-        None => !options.quick && !options.sweep,
-    }
-}
-
 /// Measures the rows that say so once more, built as a user's `cargo build --release` would.
 fn release_rows(
     options: &Options,
@@ -229,7 +217,7 @@ fn release_rows(
     let mut rounds = Vec::new();
     for launch in 0..options.launches() {
         let round = Round::new(&format!("release-{launch}"))?;
-        for suite in suites.iter().filter(|suite| !suite.is_probe() && !suite.is_fixture()) {
+        for suite in suites.iter().filter(|suite| !suite.is_probe()) {
             say(&format!(
                 "default release profile, launch {} of {}: {}",
                 launch + 1,
@@ -319,17 +307,18 @@ fn render_again(file: Option<&Path>) -> Outcome {
     write_tables(&results)
 }
 
-/// The only file of a folder.
+/// The only file of a folder that holds the results of a machine.
 fn only_file(folder: &Path) -> Outcome<PathBuf> {
     let entries = fs::read_dir(folder).map_err(|error| Failure::at(folder, &error))?;
     let mut files = entries
         .map(|entry| entry.map(|entry| entry.path()))
+        .filter(|path| !path.as_ref().is_ok_and(|path| path.ends_with(evidence::RESULTS)))
         .collect::<Result<Vec<_>, _>>()
         .map_err(|error| Failure::at(folder, &error))?;
     match files.as_mut_slice() {
         [file] => Ok(std::mem::take(file)),
         files => Err(Failure::new(format!(
-            "{} holds {} files: `--render FILE` says which machine's",
+            "{} holds results of {} machines: `--render FILE` says which",
             folder.display(),
             files.len()
         ))),
@@ -388,25 +377,13 @@ mod tests {
 
     #[test]
     fn without_a_name_there_must_be_one_file_of_results() {
-        assert!(only_file(&root().join("bench/seed")).unwrap_err().to_string().contains("files"));
+        let refusal = only_file(&root().join("bench/seed")).unwrap_err().to_string();
+        assert!(refusal.contains("machines"), "{refusal}");
     }
 
     #[test]
     fn a_flag_without_value_or_an_unknown_one_is_refused() {
         assert_eq!(parse(&["--crate"]).unwrap_err(), "`--crate` needs a value");
         assert_eq!(parse(&["--crates", "x"]).unwrap_err(), "unknown argument `--crates`");
-    }
-
-    #[test]
-    fn the_fixture_runs_in_complete_runs_and_where_it_is_asked_for() {
-        for (args, wanted) in [
-            (&[][..], true),
-            (&["--quick"][..], false),
-            (&["--filter", "fp8"][..], false),
-            (&["--quick", "--filter", "fixture"][..], true),
-            (&["--sweep"][..], false),
-        ] {
-            assert_eq!(fixture_wanted(&parse(args).unwrap()), wanted, "{args:?}");
-        }
     }
 }
