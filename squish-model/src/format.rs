@@ -1,13 +1,13 @@
 //! In which format the matrices of a model are packed.
 
 use half::{bf16, f16};
-use squish_kernels::cast::narrow_into;
+use squish_kernels::{cast::narrow_into, panel::PANEL};
 use squish_quant::{
     Activation, Dense, Fp8Format, Fp8Quantizer, Granularity, IntFormat, IntQuantizer, MxFormat,
     MxQuantizer, NonFinite, PackedMatrix, ScaleRule, Weights, ndarray::ArrayView2,
 };
 
-use crate::{DenseTensor, Error};
+use crate::{DenseTensor, Error, source::width};
 
 /// A format of weights.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -122,6 +122,20 @@ pub(crate) const fn int_group(format: IntFormat) -> usize {
         IntFormat::Int8 => 128,
         IntFormat::Int4 => 32,
     }
+}
+
+/// Bytes of what [`pack`] makes of a matrix of `shape`, and of what is saved of that, without packing it: all panels are as large as
+/// one.
+pub(crate) fn packed_sizes(
+    dense: Dense,
+    [rows, cols]: [usize; 2],
+    format: WeightFormat,
+    activation: Option<Activation>,
+) -> Result<[usize; 2], squish_quant::Error> {
+    let zeros = DenseTensor::new(dense, vec![0; width(dense) * cols]);
+    let one = pack(&zeros, [1, cols], format, activation)?;
+    let n_bytes = rows.div_ceil(PANEL) * one.n_bytes();
+    Ok([n_bytes, one.n_saved_bytes() - one.n_bytes() + n_bytes])
 }
 
 /// The bytes of `values`, each rounded to nearest, ties to even.

@@ -2,7 +2,7 @@
 
 use squish_quant::Dense;
 
-use crate::{Config, DenseTensor, Error, LoadOptions, Projection, format::pack, source::width};
+use crate::{Config, Error, LoadOptions, Projection, format::packed_sizes};
 
 impl Config {
     /// Weights, biases and norms, the embedding included and counted once if it is the head, too.
@@ -31,19 +31,13 @@ impl Config {
     /// [`Error::Pack`] of a matrix that the format cannot hold.
     pub fn packed_bytes(&self, stored: Dense, options: &LoadOptions) -> Result<usize, Error> {
         let bytes = |projection: Projection| {
-            let [n_outputs, n_inputs] = projection.shape(self);
             let format =
                 if projection == Projection::Head { options.head } else { options.weights };
-            // All panels are as large as one, which holds 64 outputs.
-            let one = DenseTensor::new(stored, vec![0; PANEL * n_inputs * width(stored)]);
-            let panel = pack(&one, [PANEL, n_inputs], format, options.activation)
-                .map_err(|error| Error::Pack { tensor: projection.module(0), error })?;
-            Ok::<_, Error>(n_outputs.div_ceil(PANEL) * panel.n_bytes())
+            let sizes = packed_sizes(stored, projection.shape(self), format, options.activation);
+            let [n_bytes, _] = sizes.map_err(Error::pack(&projection.module(0)))?;
+            Ok::<_, Error>(n_bytes)
         };
         let of_layer = Projection::OF_LAYER.into_iter().map(bytes).sum::<Result<usize, _>>()?;
         Ok(self.n_layers() * of_layer + bytes(Projection::Head)?)
     }
 }
-
-/// Outputs of a panel.
-const PANEL: usize = squish_kernels::panel::PANEL;

@@ -5,14 +5,14 @@ use std::sync::Arc;
 use arrayvec::ArrayVec;
 use squish_attn::{LengthRule, RopeMode, RopeOptions, RopeTable};
 use squish_kernels::{Team, rms_norm_in_place};
-use squish_kv::{PrefixKey, Salt, Scope};
+use squish_kv::{Salt, Scope};
 use squish_quant::ndarray::{ArrayView2, ArrayViewMut2};
 
 use crate::{
     Error, Hooks, Model, Part, Projection, Wanted,
     batch::BatchBuffers,
     forward::{Buffers, Caches, Pass, rows},
-    kv::{AnyStep, GroupId, Groups, KvOptions, MOST_GROUPS},
+    kv::{AnyStep, AnyStore, GroupId, Groups, KvOptions, MOST_GROUPS},
     products::{Live, Products},
 };
 
@@ -161,17 +161,7 @@ impl Runner {
     ///
     /// [`Error::Kv`].
     pub fn create(&mut self) -> Result<SequenceId, Error> {
-        let mut ids = ArrayVec::new();
-        for group in 0..self.groups.groups.len() {
-            match self.groups.groups[group].store.create() {
-                Ok(id) => ids.push(id),
-                Err(error) => {
-                    self.give_back(&ids)?;
-                    return Err(error);
-                }
-            }
-        }
-        Ok(self.hold(ids))
+        self.hold(|_, store| store.create())
     }
 
     /// A sequence that starts with what is cached of the prompt `tokens`, and how many tokens that is: whole blocks, and fewer than all.
@@ -205,18 +195,8 @@ impl Runner {
             n_cached = least;
         }
         let cut = &tokens[..tokens.len().min(n_cached + 1)];
-        let mut ids = ArrayVec::new();
-        for group in 0..self.groups.groups.len() {
-            let key: PrefixKey = key(group);
-            match self.groups.groups[group].store.create_with_prefix(&key, cut) {
-                Ok((id, _)) => ids.push(id),
-                Err(error) => {
-                    self.give_back(&ids)?;
-                    return Err(error);
-                }
-            }
-        }
-        Ok((self.hold(ids), n_cached))
+        let id = self.hold(|group, store| Ok(store.create_with_prefix(&key(group), cut)?.0))?;
+        Ok((id, n_cached))
     }
 
     /// A sequence with the tokens of another, which shares its blocks.
@@ -226,17 +206,7 @@ impl Runner {
     /// [`Error::Sequence`], [`Error::NoFork`], [`Error::Kv`].
     pub fn fork(&mut self, id: SequenceId) -> Result<SequenceId, Error> {
         let of_groups = self.ids(id)?.clone();
-        let mut ids = ArrayVec::new();
-        for (group, id) in of_groups.into_iter().enumerate() {
-            match self.groups.groups[group].store.fork(id) {
-                Ok(id) => ids.push(id),
-                Err(error) => {
-                    self.give_back(&ids)?;
-                    return Err(error);
-                }
-            }
-        }
-        Ok(self.hold(ids))
+        self.hold(|group, store| store.fork(of_groups[group]))
     }
 
     /// Cuts a sequence to its first `len` tokens.
@@ -400,7 +370,21 @@ impl Runner {
         slot.and_then(|slot| slot.ids.as_ref()).ok_or(Error::Sequence { what: "not there" })
     }
 
-    fn hold(&mut self, ids: ArrayVec<GroupId, MOST_GROUPS>) -> SequenceId {
+    /// A sequence of what `make` gives for the cache of each group: of all or of none.
+    fn hold(
+        &mut self,
+        mut make: impl FnMut(usize, &mut AnyStore) -> Result<GroupId, Error>,
+    ) -> Result<SequenceId, Error> {
+        let mut ids = ArrayVec::<_, MOST_GROUPS>::new();
+        for (idx, group) in self.groups.groups.iter_mut().enumerate() {
+            match make(idx, &mut group.store) {
+                Ok(id) => ids.push(id),
+                Err(error) => {
+                    self.give_back(&ids)?;
+                    return Err(error);
+                }
+            }
+        }
         let free = self.sequences.iter().position(|slot| slot.ids.is_none());
         let place = free.unwrap_or_else(|| {
             self.sequences.push(Slot::default());
@@ -409,7 +393,7 @@ impl Runner {
         let slot = &mut self.sequences[place];
         slot.generation = slot.generation.wrapping_add(1);
         slot.ids = Some(ids);
-        SequenceId { place: place as u32, generation: slot.generation }
+        Ok(SequenceId { place: place as u32, generation: slot.generation })
     }
 
     fn give_back(&mut self, ids: &[GroupId]) -> Result<(), Error> {

@@ -14,7 +14,7 @@ use squish_quant::{
 use super::{QuantizeOptions, SavedLayout};
 use crate::{
     DenseTensor, Error, TensorSource, WeightFormat,
-    format::{MX_QUANTIZER, int_group, narrowed, pack},
+    format::{MX_QUANTIZER, int_group, narrowed, pack, packed_sizes},
     quantized::PANELS,
 };
 
@@ -69,8 +69,8 @@ impl Matrix {
         let form = match (options.layout, format) {
             (SavedLayout::Squish, _) => {
                 let activation = options.activation;
-                let n_bytes = n_saved_bytes(dense, shape, format, activation);
-                let n_bytes = n_bytes.map_err(Error::pack(&tensor))?;
+                let sizes = packed_sizes(dense, shape, format, activation);
+                let [_, n_bytes] = sizes.map_err(Error::pack(&tensor))?;
                 Form::Panels { format, activation, n_bytes }
             }
             (_, WeightFormat::Stored) => return Ok(None),
@@ -235,19 +235,6 @@ fn fp8(x: ArrayView2<'_, f32>, scale_type: ScaleType) -> Result<Fp8Tensor, Quant
     let tensor = quantizer.encode(x)?;
     let scales: Vec<f32> = tensor.scales().iter().map(|&scale| scale_type.round(scale)).collect();
     if scales == tensor.scales() { Ok(tensor) } else { quantizer.encode_with_scales(x, &scales) }
-}
-
-/// Bytes of the panels of a matrix, which all outputs alike add to, 64 at a time.
-fn n_saved_bytes(
-    dense: Dense,
-    [rows, cols]: [usize; 2],
-    format: WeightFormat,
-    activation: Option<Activation>,
-) -> Result<usize, QuantError> {
-    let zeros = DenseTensor::new(dense, vec![0; crate::source::width(dense) * cols]);
-    let one = pack(&zeros, [1, cols], format, activation)?;
-    let header = one.n_saved_bytes() - one.n_bytes();
-    Ok(header + rows.div_ceil(squish_kernels::panel::PANEL) * one.n_bytes())
 }
 
 fn write_panels(packed: &PackedMatrix, sink: &mut Sink<'_>) -> Result<(), Error> {
