@@ -1,11 +1,11 @@
 //! The command line.
 
-use std::path::PathBuf;
+use std::{fmt::Debug, path::PathBuf, str::FromStr};
 
 use clap::{
     Parser, Subcommand, ValueEnum, builder::PossibleValuesParser, builder::TypedValueParser,
 };
-use squish_model::{KvType, WeightFormat};
+use squish_model::{KvType, SavedLayout, WeightFormat};
 
 /// Llama-type checkpoints on CPUs: generate, evaluate, quantize, inspect.
 #[derive(Debug, Parser)]
@@ -60,13 +60,23 @@ pub(crate) struct ModelArgs {
 }
 
 fn formats() -> impl TypedValueParser<Value = WeightFormat> {
-    PossibleValuesParser::new(WeightFormat::ALL.map(WeightFormat::name))
-        .map(|name| name.parse().expect("one of the possible values"))
+    named(WeightFormat::ALL.map(WeightFormat::name))
 }
 
 fn kv_types() -> impl TypedValueParser<Value = KvType> {
-    PossibleValuesParser::new(KvType::ALL.map(KvType::name))
-        .map(|name| name.parse().expect("one of the possible values"))
+    named(KvType::ALL.map(KvType::name))
+}
+
+fn layouts() -> impl TypedValueParser<Value = SavedLayout> {
+    named(SavedLayout::ALL.map(SavedLayout::name))
+}
+
+/// What has one of these names.
+fn named<T, const N: usize>(names: [&'static str; N]) -> impl TypedValueParser<Value = T>
+where
+    T: FromStr<Err: Debug> + Clone + Send + Sync + 'static,
+{
+    PossibleValuesParser::new(names).map(|name| name.parse().expect("one of the possible values"))
 }
 
 #[derive(Debug, clap::Args)]
@@ -222,21 +232,13 @@ pub(crate) struct QuantizeArgs {
     /// Format of the head; by default as it is stored.
     #[arg(long, value_name = "FORMAT", default_value = "stored", value_parser = formats())]
     pub(crate) head: WeightFormat,
-    /// How the weights are laid out.
-    #[arg(long, value_enum, default_value_t = LayoutName::CompressedTensors)]
-    pub(crate) layout: LayoutName,
+    /// How the weights are laid out: for vLLM, transformers and this program, or as products read it, for this program alone, which
+    /// maps it.
+    #[arg(long, value_name = "LAYOUT", default_value = "compressed-tensors", value_parser = layouts())]
+    pub(crate) layout: SavedLayout,
     /// One JSON object instead of a table.
     #[arg(long)]
     pub(crate) json: bool,
-}
-
-/// Layouts by name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum LayoutName {
-    /// For vLLM, transformers and this program.
-    CompressedTensors,
-    /// As products read it: for this program alone, which maps it.
-    Squish,
 }
 
 const QUANTIZE_EXAMPLES: &str = "\

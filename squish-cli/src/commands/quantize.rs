@@ -1,10 +1,10 @@
 //! `squish quantize`: a checkpoint whose matrices are in another format.
 
 use serde::Serialize;
-use squish_model::{QuantizeOptions, SavedLayout, quantize_with};
+use squish_model::{QuantizeOptions, quantize_with};
 
 use crate::{
-    args::{LayoutName, QuantizeArgs},
+    args::QuantizeArgs,
     error::Error,
     output::{bytes, count, print, print_json, progress, table},
 };
@@ -22,16 +22,13 @@ struct Report {
 }
 
 pub(crate) fn quantize(args: &QuantizeArgs) -> Result<(), Error> {
-    let layout = match args.layout {
-        LayoutName::CompressedTensors => SavedLayout::CompressedTensors,
-        LayoutName::Squish => SavedLayout::Squish,
-    };
     let options = QuantizeOptions { head: args.head, ..QuantizeOptions::of(args.to) };
     let bar = progress("bytes", 0);
-    let made = quantize_with(&args.model, &args.out, &options.laid_out(layout), &mut |progress| {
-        bar.set_length(progress.n_bytes);
-        bar.set_position(progress.n_written);
-    })?;
+    let made =
+        quantize_with(&args.model, &args.out, &options.laid_out(args.layout), &mut |progress| {
+            bar.set_length(progress.n_bytes);
+            bar.set_position(progress.n_written);
+        })?;
     bar.finish_and_clear();
     let report = Report {
         out: args.out.display().to_string(),
