@@ -29,6 +29,7 @@ pub mod log_sum_exp;
 pub mod norm;
 pub mod reduce;
 pub mod rope;
+pub mod soft_cap;
 pub mod softmax;
 pub mod top_k;
 
@@ -44,6 +45,7 @@ pub use norm::{
 pub use real::Real;
 pub use reduce::{abs_max, argmax, max, min, sum};
 pub use rope::{RopeLayout, rope_in_place};
+pub use soft_cap::soft_cap_in_place;
 pub use softmax::{log_softmax_in_place, log_softmax_into, softmax_in_place, softmax_into};
 pub use team::Team;
 pub use top_k::{top_k, top_k_scratch_len};

@@ -26,6 +26,8 @@ mod panel;
 mod reduce;
 #[path = "it/rope.rs"]
 mod rope;
+#[path = "it/soft_cap.rs"]
+mod soft_cap;
 #[path = "it/softmax.rs"]
 mod softmax;
 #[path = "it/top_k.rs"]

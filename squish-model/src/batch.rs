@@ -102,6 +102,8 @@ pub(crate) struct Batch<'a> {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Rows<'a> {
     pub(crate) n: usize,
+    /// Tokens of the sequence before them.
+    pub(crate) n_before: usize,
     pub(crate) parents: Option<&'a [Option<u32>]>,
     pub(crate) depths: &'a [usize],
 }
@@ -123,7 +125,8 @@ impl<'a> Batch<'a> {
     pub(crate) fn rows(&self, part: usize) -> Rows<'a> {
         let range = self.range(part..part + 1);
         let parents = self.parts[part].parents;
-        Rows { n: range.len(), parents, depths: &self.depths[range] }
+        let n_before = self.positions[range.start] - self.depths[range.start];
+        Rows { n: range.len(), n_before, parents, depths: &self.depths[range] }
     }
 }
 

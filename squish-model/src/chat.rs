@@ -159,7 +159,7 @@ pub const MAX_FUEL: u64 = 1_000_000;
 impl ChatTemplate {
     /// The templates and special tokens of the checkpoint in `folder`.
     ///
-    /// Templates are those of `chat_template.jinja` and `chat_templates/*.jinja`, else of `tokenizer_config.json`, else of
+    /// Templates are those of `chat_template.jinja` and `additional_chat_templates/*.jinja`, else of `tokenizer_config.json`, else of
     /// `chat_template.json`; special tokens those of `tokenizer_config.json`, and of `special_tokens_map.json` where it lacks them.
     ///
     /// # Errors

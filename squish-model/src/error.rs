@@ -211,6 +211,14 @@ pub enum Error {
         /// `max_position_embeddings`.
         max: usize,
     },
+    /// A runner's configuration is not that of its model, and not only in windows, rotary embeddings and the longest context.
+    #[error(
+        "a runner can override windows, rotary embeddings and the longest context of its model, and nothing else"
+    )]
+    Override,
+    /// The new tokens of a pass belong to their sequences already.
+    #[error("the output was committed before")]
+    Committed,
     /// Logits from which no probability follows: a NaN, a positive infinity, or nothing but negative infinities.
     #[error("logits have no normalization: their log-sum-exp is {log_sum_exp}")]
     Logits {

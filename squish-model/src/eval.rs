@@ -13,7 +13,7 @@ impl CausalLm for Runner {
     }
 
     fn max_seq_len(&self) -> usize {
-        self.model().config().max_position_embeddings
+        self.config().max_position_embeddings
     }
 
     fn logits(&mut self, prompt: Prompt<'_>, sink: &mut RowSink<'_>) -> Result<(), Error> {

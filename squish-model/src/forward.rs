@@ -24,7 +24,10 @@ use squish_kernels::{rms_norm_in_place, rms_norm_into};
 use squish_quant::ndarray::{ArrayView2, ArrayView3, ArrayViewMut3};
 
 use crate::{
-    Config, Error, Hooks, Model, Projection, Site, batch::Batch, kv::AnyStep, products::Products,
+    Config, Error, Hooks, Model, Projection, Site,
+    batch::Batch,
+    kv::{AnyStep, Sight, SinkBuffers},
+    products::Products,
 };
 
 /// Rows of numbers between the steps, kept from pass to pass.
@@ -38,12 +41,15 @@ pub(crate) struct Buffers {
     k: Vec<f32>,
     v: Vec<f32>,
     attended: Vec<f32>,
+    sinks: SinkBuffers,
     gated: Vec<f32>,
     up: Vec<f32>,
     /// What is normed before it is added to the stream.
     out: Vec<f32>,
     /// Rows of the head: `[wanted, hidden_size]` and `[wanted, vocab_size]`.
     pub(crate) last: Vec<f32>,
+    /// Of each of the former its part.
+    pub(crate) last_part_of: Vec<usize>,
     pub(crate) logits: Vec<f32>,
 }
 
@@ -70,6 +76,8 @@ impl Buffers {
 /// What a pass works with.
 pub(crate) struct Pass<'a, 's> {
     pub(crate) model: &'a Model,
+    /// The model's, or what it was overridden with.
+    pub(crate) config: &'a Config,
     pub(crate) batch: Batch<'a>,
     pub(crate) ropes: &'a [RopeTable],
     pub(crate) caches: Caches<'a, 's>,
@@ -82,15 +90,15 @@ pub(crate) struct Pass<'a, 's> {
 pub(crate) struct Caches<'a, 's> {
     /// Of each layer its group and its number within.
     pub(crate) places: &'a [(usize, usize)],
-    /// Of each group the window that masks its rows.
-    pub(crate) windows: &'a [Option<usize>],
+    /// Of each group.
+    pub(crate) sights: &'a [Sight],
     pub(crate) steps: &'a mut [AnyStep<'s>],
 }
 
 impl Pass<'_, '_> {
     /// The residual stream after the last layer, into `buffers.x`, and the keys and values of all layers into their caches.
     pub(crate) fn run(&mut self, hooks: &mut Hooks<'_>) -> Result<(), Error> {
-        let config = &self.model.config;
+        let config = self.config;
         self.buffers.resize(config, self.batch.n_rows());
         let tokens = self.batch.parts.iter().flat_map(|part| part.tokens).copied();
         self.model.embed_into(tokens, &mut self.buffers.x);
@@ -105,10 +113,9 @@ impl Pass<'_, '_> {
 
     /// `x = x + norm(Wo attention(norm(x)))`
     fn attend(&mut self, hooks: &mut Hooks<'_>, idx: usize) -> Result<(), Error> {
-        let (model, batch) = (self.model, self.batch);
-        let (config, layer) = (&model.config, &model.layers[idx]);
+        let (config, layer, batch) = (self.config, &self.model.layers[idx], self.batch);
         let (head_dim, n_kv_heads) = (config.head_dim, config.n_kv_heads);
-        let Buffers { x, normed, q, k, v, attended, out, .. } = &mut *self.buffers;
+        let Buffers { x, normed, q, k, v, attended, sinks, out, .. } = &mut *self.buffers;
 
         norm_into(config, x, &layer.attention_norm, normed);
         self.products.inputs(hooks, Site { layer: idx, projection: Projection::Q }, normed);
@@ -123,14 +130,18 @@ impl Pass<'_, '_> {
             rms_norm_in_place(q, q_norm, config.rms_norm_eps, config.norm);
             rms_norm_in_place(k, k_norm, config.rms_norm_eps, config.norm);
         }
-        self.ropes[config.layers[idx].rope].apply_qk_in_place(
+        let (group, within) = self.caches.places[idx];
+        let (sight, rope) = (self.caches.sights[group], &self.ropes[config.layers[idx].rope]);
+        if let Some(relative) = sight.sinks {
+            sinks.rotate(q, [config.n_heads, head_dim], &batch, rope, relative)?;
+        }
+        rope.apply_qk_in_place(
             heads_mut(q, config.n_heads, head_dim),
             heads_mut(k, n_kv_heads, head_dim),
             batch.positions,
             RopeLayout::HalfSplit,
         )?;
 
-        let (group, within) = self.caches.places[idx];
         let step = &mut self.caches.steps[group];
         for part in 0..batch.n_parts() {
             let (rows, kv_dim) = (batch.range(part..part + 1), config.kv_dim());
@@ -141,12 +152,13 @@ impl Pass<'_, '_> {
         let options = Options {
             scale: Some(config.attention_scale),
             softcap: config.attention_softcap,
-            window: self.caches.windows[group],
+            window: sight.window,
             ..Options::default()
         };
         let q = heads(q, config.n_heads, head_dim);
         let attended_heads = heads_mut(attended, config.n_heads, head_dim);
-        step.attend(within, &batch, q, &options, self.attention, attended_heads)?;
+        let sinks = sight.sinks.map(|relative| (relative, sinks));
+        step.attend(within, &batch, q, &options, self.attention, sinks, attended_heads)?;
 
         let site = Site { layer: idx, projection: Projection::O };
         self.products.inputs(hooks, site, attended);
@@ -167,8 +179,7 @@ impl Pass<'_, '_> {
 
     /// `x = x + norm(Wdown (gate(Wgate n) ⊙ Wup n))` with `n = norm(x)`.
     fn mlp(&mut self, hooks: &mut Hooks<'_>, idx: usize) -> Result<(), Error> {
-        let model = self.model;
-        let (config, layer) = (&model.config, &model.layers[idx]);
+        let (config, layer) = (self.config, &self.model.layers[idx]);
         let Buffers { x, normed, gated, up, out, .. } = &mut *self.buffers;
 
         norm_into(config, x, &layer.mlp_norm, normed);
@@ -194,7 +205,7 @@ impl Pass<'_, '_> {
 
     fn observe(&self, hooks: &mut Hooks<'_>, layer: usize) {
         if let Some(observer) = &mut hooks.observer {
-            observer.observe(layer, rows(&self.buffers.x, self.model.config.hidden_size));
+            observer.observe(layer, rows(&self.buffers.x, self.config.hidden_size));
         }
     }
 }
@@ -216,11 +227,11 @@ pub(crate) fn rows(x: &[f32], width: usize) -> ArrayView2<'_, f32> {
 }
 
 /// `[rows, heads, width]`.
-fn heads(x: &[f32], n_heads: usize, width: usize) -> ArrayView3<'_, f32> {
+pub(crate) fn heads(x: &[f32], n_heads: usize, width: usize) -> ArrayView3<'_, f32> {
     ArrayView3::from_shape((x.len() / (n_heads * width), n_heads, width), x).expect(WHOLE)
 }
 
-fn heads_mut(x: &mut [f32], n_heads: usize, width: usize) -> ArrayViewMut3<'_, f32> {
+pub(crate) fn heads_mut(x: &mut [f32], n_heads: usize, width: usize) -> ArrayViewMut3<'_, f32> {
     ArrayViewMut3::from_shape((x.len() / (n_heads * width), n_heads, width), x).expect(WHOLE)
 }
 

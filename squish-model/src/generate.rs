@@ -82,7 +82,7 @@ impl<'r> Generation<'r> {
         prompt: &[u32],
         options: &GenerateOptions<'_>,
     ) -> Result<Self, Error> {
-        let config = runner.model().config();
+        let config = runner.config();
         let (vocab_size, max) = (config.vocab_size, config.max_position_embeddings);
         if prompt.is_empty() {
             return Err(Error::TooFewTokens { expected: 1, actual: 0 });
@@ -146,7 +146,7 @@ impl<'r> Generation<'r> {
             self.finish = Some(Finish::Stop(stop));
             return Ok(Some(token));
         }
-        let is_full = position + 1 >= self.runner.model().config().max_position_embeddings;
+        let is_full = position + 1 >= self.runner.config().max_position_embeddings;
         if self.tokens.len() >= self.max_new_tokens || is_full {
             self.end(Finish::Length, text)?;
         }

@@ -7,7 +7,7 @@ use crate::Projection;
 /// A matrix of the model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Site {
-    /// The layer, counted from 0; of the head the number of layers.
+    /// The layer, counted from 0; of the head, which [`Output::logits_with`](crate::Output::logits_with) asks about, the number of layers.
     pub layer: usize,
     /// Which of its matrices.
     pub projection: Projection,
@@ -25,7 +25,7 @@ pub trait Adapter {
 /// Sees what matrices multiply: for calibration.
 pub trait Recorder {
     /// `x`, `[rows, inputs]`, is what the matrix is about to multiply. Queries, keys and values have one input, and so have gate and up: it
-    /// is shown once, as that of [`Projection::Q`] and of [`Projection::Gate`].
+    /// is shown once, as that of [`Projection::Q`] and of [`Projection::Gate`]. Inputs that a sparsity leaves out are still there.
     fn record(&mut self, site: Site, x: ArrayView2<'_, f32>);
 }
 

@@ -17,9 +17,11 @@ use squish_kv::{
 use crate::{Config, Error, error::clip};
 
 mod any;
+mod sinks;
 mod store;
 
 pub(crate) use any::{AnyStep, AnyStore};
+pub(crate) use sinks::{CacheRelative, SinkBuffers};
 pub(crate) use store::GroupId;
 use store::{Rings, Store};
 
@@ -115,8 +117,9 @@ pub enum Windows {
     Paged,
     /// In a ring for each sequence. Its steps have 64 sequences at most.
     Ring {
-        /// First tokens that stay when the window has moved on, at their positions in the sequence ([`Positions::Absolute`]; others are
-        /// refused). They are among those that the window counts.
+        /// First tokens that stay when the window has moved on, among those that the window counts. At [`Positions::Absolute`] they are ever
+        /// farther away; at [`Positions::CacheRelative`] as far as they would be in a sequence of a window's length, whatever else a step
+        /// computes.
         sinks: Option<StreamingSinks>,
     },
 }
@@ -151,10 +154,17 @@ impl Default for KvOptions {
 
 /// Layers that share a cache.
 pub(crate) struct Group {
-    pub(crate) window: Option<usize>,
-    /// Whether first tokens stay, so that masks and not windows say what a row sees.
-    pub(crate) has_sinks: bool,
+    pub(crate) sight: Sight,
     pub(crate) store: AnyStore,
+}
+
+/// What a row sees of the tokens before it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Sight {
+    /// The window that masks them; none where first tokens stay, and masks of a ring say what is seen.
+    pub(crate) window: Option<usize>,
+    /// If those are met at positions in the cache.
+    pub(crate) sinks: Option<CacheRelative>,
 }
 
 /// The caches of a model.
@@ -171,14 +181,6 @@ impl Groups {
         options: &KvOptions,
         most_new: usize,
     ) -> Result<Self, Error> {
-        if let Windows::Ring { sinks: Some(StreamingSinks { n_sinks: 1.., positions }) } =
-            options.windows
-            && positions == Positions::CacheRelative
-        {
-            // Keys are stored as they are turned by their positions in the sequence.
-            let (field, actual) = ("sinks.positions", "CacheRelative".to_owned());
-            return Err(Error::Unsupported { field, actual, supported: "`Absolute`" });
-        }
         let mut windows: Vec<(Option<usize>, usize)> = Vec::new();
         let mut places = Vec::new();
         for layer in &config.layers {
@@ -196,8 +198,16 @@ impl Groups {
         }
         let groups = windows.into_iter().map(|(window, n_layers)| {
             let shape = KvShape::new(n_layers, config.n_kv_heads, config.head_dim);
-            let has_sinks = window.is_some()
-                && matches!(options.windows, Windows::Ring { sinks: Some(sinks) } if sinks.n_sinks > 0);
+            let sinks = match options.windows {
+                Windows::Ring { sinks } => sinks.filter(|sinks| sinks.n_sinks > 0).zip(window),
+                Windows::Paged => None,
+            };
+            let sight = Sight {
+                window: window.filter(|_| sinks.is_none()),
+                sinks: sinks.filter(|(s, _)| s.positions == Positions::CacheRelative).map(
+                    |(StreamingSinks { n_sinks, .. }, window)| CacheRelative { n_sinks, window },
+                ),
+            };
             let store = match options.kv_type {
                 KvType::F32 => AnyStore::F32(store::<f32>(options, shape, window, most_new)?),
                 KvType::Bf16 => AnyStore::Bf16(store::<bf16>(options, shape, window, most_new)?),
@@ -206,7 +216,7 @@ impl Groups {
                 KvType::Fp8E4M3 => AnyStore::E4M3(store::<E4M3>(options, shape, window, most_new)?),
                 KvType::Fp8E5M2 => AnyStore::E5M2(store::<E5M2>(options, shape, window, most_new)?),
             };
-            Ok::<_, Error>(Group { window, has_sinks, store })
+            Ok::<_, Error>(Group { sight, store })
         });
         Ok(Self { groups: groups.collect::<Result<_, _>>()?, places })
     }
@@ -223,6 +233,9 @@ fn store<E: squish_kv::KvElement>(
 ) -> Result<Store<E>, Error> {
     let KvOptions { layout, windows, n_tokens, n_sequences, .. } = *options;
     if let (Some(window), Windows::Ring { sinks }) = (window, windows) {
+        // Keys are stored as they are rotated by their positions in the sequence.
+        let positions = Positions::Absolute;
+        let sinks = sinks.map(|sinks| StreamingSinks { positions, ..sinks });
         return Ok(Store::Rings(Rings::new(shape, window, sinks, most_new, n_sequences)?));
     }
     let (n_blocks, block_size, retention) = match (layout, window.and_then(NonZeroUsize::new)) {

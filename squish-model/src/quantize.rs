@@ -38,6 +38,8 @@ mod matrix;
 mod plan;
 
 use folder::PartialFolder;
+#[cfg(feature = "chat")]
+pub(crate) use folder::TEMPLATES;
 use plan::Plan;
 
 /// How quantized weights are laid out.

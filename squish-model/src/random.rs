@@ -14,6 +14,8 @@
 //! `a / √12`, which is `1 / √n_in` of a matrix, so that activations keep their size, and 0.1 of a vector. A norm that multiplies by its weight
 //! has 1 added before the rounding.
 
+use std::thread::{available_parallelism, scope};
+
 use squish_attn::RmsVariant;
 use squish_quant::Dense;
 
@@ -74,10 +76,25 @@ impl TensorSource for RandomCheckpoint {
         let offset = if is_norm && self.config.norm != RmsVariant::Gemma { 1.0 } else { 0.0 };
         let first = fnv1a(name) ^ self.seed;
         let mut bytes = vec![0; 2 * shape.iter().product::<usize>()];
-        for (i, bytes) in bytes.as_chunks_mut::<2>().0.iter_mut().enumerate() {
-            let x = uniform(first, i) * factor + offset;
-            *bytes = half::bf16::from_f32(x).to_le_bytes();
-        }
+        let fill = |start: usize, bytes: &mut [[u8; 2]]| {
+            for (i, bytes) in bytes.iter_mut().enumerate() {
+                let x = uniform(first, start + i) * factor + offset;
+                *bytes = half::bf16::from_f32(x).to_le_bytes();
+            }
+        };
+        let numbers = bytes.as_chunks_mut::<2>().0;
+        let n_threads = available_parallelism().map_or(1, usize::from);
+        let each = numbers.len().div_ceil(n_threads).max(LEAST_OF_THREAD);
+        scope(|scope| {
+            let mut pieces = numbers.chunks_mut(each).enumerate();
+            let own = pieces.next();
+            for (i, piece) in pieces {
+                scope.spawn(move || fill(i * each, piece));
+            }
+            if let Some((_, piece)) = own {
+                fill(0, piece);
+            }
+        });
         Ok(DenseTensor::new(Dense::Bf16, bytes))
     }
 
@@ -85,6 +102,9 @@ impl TensorSource for RandomCheckpoint {
         true
     }
 }
+
+/// Numbers that are worth starting a thread for.
+const LEAST_OF_THREAD: usize = 1 << 20;
 
 fn fnv1a(name: &str) -> u64 {
     name.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {

@@ -4,15 +4,15 @@ use std::sync::Arc;
 
 use arrayvec::ArrayVec;
 use squish_attn::{LengthRule, RopeMode, RopeOptions, RopeTable};
-use squish_kernels::{Team, rms_norm_in_place};
+use squish_kernels::{Team, rms_norm_in_place, soft_cap_in_place};
 use squish_kv::{Salt, Scope};
 use squish_quant::ndarray::{ArrayView2, ArrayViewMut2};
 
 use crate::{
-    Error, Hooks, Model, Part, Projection, Wanted,
+    Config, Error, Hooks, Model, Part, Projection, Site, Wanted,
     batch::BatchBuffers,
     forward::{Buffers, Caches, Pass, rows},
-    kv::{AnyStep, AnyStore, GroupId, Groups, KvOptions, MOST_GROUPS},
+    kv::{AnyStep, AnyStore, GroupId, Groups, KvOptions, MOST_GROUPS, Sight},
     products::{Live, Products},
 };
 
@@ -64,9 +64,11 @@ impl Default for RunnerOptions {
 /// A model with caches and threads.
 pub struct Runner {
     model: Arc<Model>,
+    /// The model's, or what it was overridden with.
+    config: Config,
     groups: Groups,
-    /// Of each group the window that masks its rows: none where first tokens stay.
-    windows: Vec<Option<usize>>,
+    /// Of each group.
+    sights: Vec<Sight>,
     sequences: Vec<Slot>,
     ropes: Vec<RopeTable>,
     attention: squish_attn::Workspace,
@@ -109,23 +111,49 @@ impl Runner {
         options: &RunnerOptions,
     ) -> Result<Self, Error> {
         let model = model.into();
+        let config = model.config.clone();
+        Self::with_config(model, config, team, options)
+    }
+
+    /// As [`with_team`](Self::with_team), with other windows, rotary embeddings or another longest context than the model's own: fields of a
+    /// `config` that else is [`Model::config`].
+    ///
+    /// # Errors
+    ///
+    /// As [`new`](Self::new); those of [`Config::check`], and [`Error::Override`] of a configuration that differs elsewhere.
+    pub fn with_config(
+        model: impl Into<Arc<Model>>,
+        config: Config,
+        team: Arc<Team>,
+        options: &RunnerOptions,
+    ) -> Result<Self, Error> {
+        let model = model.into();
+        config.check()?;
+        let Config { max_position_embeddings, layers, ropes, .. } = &config;
+        let same = Config {
+            max_position_embeddings: *max_position_embeddings,
+            layers: layers.clone(),
+            ropes: ropes.clone(),
+            ..model.config.clone()
+        };
+        if same != config || config.n_layers() != model.config.n_layers() {
+            return Err(Error::Override);
+        }
         if options.chunk == 0 {
             return Err(Error::Zero { what: "chunk" });
         }
-        let groups = Groups::new(&model.config, &options.kv, options.chunk)?;
-        let windows =
-            groups.groups.iter().map(|group| group.window.filter(|_| !group.has_sinks)).collect();
+        let groups = Groups::new(&config, &options.kv, options.chunk)?;
+        let sights = groups.groups.iter().map(|group| group.sight).collect();
         let length = match options.rope_length {
             RopeLength::Longest => LengthRule::Longest,
             RopeLength::Pinned(length) => LengthRule::Pinned(length),
         };
         let rope_options = RopeOptions { mode: options.rope_mode, length };
-        let ropes =
-            model.config.ropes.iter().map(|rope| RopeTable::new(rope.clone(), rope_options));
+        let ropes = config.ropes.iter().map(|rope| RopeTable::new(rope.clone(), rope_options));
         let ropes = ropes.collect::<Result<_, _>>()?;
         Ok(Self {
             groups,
-            windows,
+            sights,
             sequences: Vec::with_capacity(options.kv.n_sequences),
             ropes,
             attention: squish_attn::Workspace::new(Arc::clone(&team)),
@@ -136,6 +164,7 @@ impl Runner {
             lens: Vec::new(),
             buffers: Buffers::default(),
             live: Live::default(),
+            config,
             model,
         })
     }
@@ -143,6 +172,11 @@ impl Runner {
     /// The model.
     pub fn model(&self) -> &Arc<Model> {
         &self.model
+    }
+
+    /// The model's configuration, as far as it was not overridden.
+    pub fn config(&self) -> &Config {
+        &self.config
     }
 
     /// Tokens of a prompt that are computed at once.
@@ -272,7 +306,7 @@ impl Runner {
         hooks: &mut Hooks<'_>,
     ) -> Result<Output<'_>, Error> {
         self.check(parts)?;
-        let Self { model, groups, windows, sequences, ropes, buffers, .. } = self;
+        let Self { model, config, groups, sights, sequences, ropes, buffers, .. } = self;
         let lens = &self.lens;
         let batch = self.batch.batch(parts, |part| lens[part]);
         let n_positions = batch.positions.iter().max().map_or(0, |last| last + 1);
@@ -293,9 +327,10 @@ impl Runner {
         }
         Pass {
             model,
+            config,
             batch,
             ropes,
-            caches: Caches { places: &groups.places, windows, steps: &mut steps },
+            caches: Caches { places: &groups.places, sights, steps: &mut steps },
             attention: &mut self.attention,
             products: Products {
                 workspace: &mut self.workspace,
@@ -314,13 +349,16 @@ impl Runner {
             }
         }
         let hidden = model.config.hidden_size;
-        let Buffers { x, last, .. } = &mut *buffers;
+        let Buffers { x, last, last_part_of, .. } = &mut *buffers;
         last.clear();
+        last_part_of.clear();
         for (part, first) in parts.iter().zip(batch.first_rows) {
             let wanted = part.wanted_rows();
             last.extend_from_slice(
                 &x[(first + wanted.start) * hidden..(first + wanted.end) * hidden],
             );
+            last_part_of
+                .extend_from_slice(&batch.part_of[first + wanted.start..first + wanted.end]);
         }
         rms_norm_in_place(last, &model.norm, model.config.rms_norm_eps, model.config.norm);
         Ok(Output { model, steps, buffers, workspace: &mut self.workspace })
@@ -345,7 +383,7 @@ impl Runner {
         if parts.is_empty() {
             return Err(Error::TooFewTokens { expected: 1, actual: 0 });
         }
-        let (config, mut lens) = (&self.model.config, std::mem::take(&mut self.lens));
+        let (config, mut lens) = (&self.config, std::mem::take(&mut self.lens));
         lens.clear();
         let max = config.max_position_embeddings;
         let checked = parts.iter().enumerate().try_for_each(|(idx, part)| {
@@ -434,8 +472,18 @@ impl<'a> Output<'a> {
     ///
     /// [`Error::Product`].
     pub fn logits(&mut self) -> Result<ArrayView2<'_, f32>, Error> {
+        self.logits_with(&mut Hooks::default())
+    }
+
+    /// As [`logits`](Self::logits), with hooks: a recorder sees what the head multiplies, and an adapter adds to what comes of it, before it is
+    /// capped. Whatever the threshold, no input of the head is left out.
+    ///
+    /// # Errors
+    ///
+    /// As [`logits`](Self::logits).
+    pub fn logits_with(&mut self, hooks: &mut Hooks<'_>) -> Result<ArrayView2<'_, f32>, Error> {
         let n_rows = self.n_rows();
-        self.compute(0, n_rows)?;
+        self.compute(0, n_rows, hooks)?;
         Ok(rows(&self.buffers.logits, self.model.config.vocab_size))
     }
 
@@ -450,7 +498,7 @@ impl<'a> Output<'a> {
     ) -> Result<(), E> {
         for first in (0..self.n_rows()).step_by(ROWS_AT_ONCE) {
             let n_rows = ROWS_AT_ONCE.min(self.n_rows() - first);
-            self.compute(first, n_rows)?;
+            self.compute(first, n_rows, &mut Hooks::default())?;
             for (i, row) in
                 self.buffers.logits.chunks_exact(self.model.config.vocab_size).enumerate()
             {
@@ -464,8 +512,9 @@ impl<'a> Output<'a> {
     ///
     /// # Errors
     ///
-    /// [`Error::Kv`].
+    /// [`Error::Kv`]; [`Error::Committed`].
     pub fn accept(&mut self, part: usize, path: &[usize]) -> Result<(), Error> {
+        self.check_open()?;
         self.steps.iter_mut().try_for_each(|step| step.accept(part, path))
     }
 
@@ -473,8 +522,9 @@ impl<'a> Output<'a> {
     ///
     /// # Errors
     ///
-    /// [`Error::Kv`] if they are not as many as the path has.
+    /// [`Error::Kv`] if they are not as many as the path has; [`Error::Committed`].
     pub fn record(&mut self, part: usize, tokens: &[u32]) -> Result<(), Error> {
+        self.check_open()?;
         self.steps.iter_mut().try_for_each(|step| step.record(part, tokens))
     }
 
@@ -482,32 +532,42 @@ impl<'a> Output<'a> {
     ///
     /// # Errors
     ///
-    /// [`Error::Kv`].
+    /// [`Error::Kv`]; [`Error::Committed`] the second time.
     pub fn commit(&mut self) -> Result<(), Error> {
+        self.check_open()?;
         self.steps.drain(..).try_for_each(AnyStep::commit)
+    }
+
+    fn check_open(&self) -> Result<(), Error> {
+        if self.steps.is_empty() { Err(Error::Committed) } else { Ok(()) }
     }
 
     /// The logits of the last wanted row, for as long as the runner is not used.
     fn into_logits(mut self) -> Result<&'a [f32], Error> {
-        self.compute(self.n_rows() - 1, 1)?;
+        self.compute(self.n_rows() - 1, 1, &mut Hooks::default())?;
         Ok(&self.buffers.logits)
     }
 
     /// The logits of some wanted rows, into the buffer.
-    fn compute(&mut self, first: usize, n_rows: usize) -> Result<(), Error> {
+    fn compute(&mut self, first: usize, n_rows: usize, hooks: &mut Hooks<'_>) -> Result<(), Error> {
         let config = &self.model.config;
-        let Buffers { last, logits, .. } = &mut *self.buffers;
+        let Buffers { last, last_part_of, logits, .. } = &mut *self.buffers;
         let x = &last[first * config.hidden_size..(first + n_rows) * config.hidden_size];
         let [vocab_size, hidden_size] = Projection::Head.shape(config);
+        let x = rows(x, hidden_size);
+        let site = Site { layer: config.n_layers(), projection: Projection::Head };
+        if let Some(recorder) = &mut hooks.recorder {
+            recorder.record(site, x);
+        }
         logits.resize(n_rows * vocab_size, 0.0);
         let out = ArrayViewMut2::from_shape((n_rows, vocab_size), &mut logits[..]);
-        let out = out.expect("as many numbers as the shape has");
-        let product = self.model.head.product(out);
-        self.workspace.products_into(rows(x, hidden_size), &mut [product])?;
+        let mut out = out.expect("as many numbers as the shape has");
+        self.workspace.products_into(x, &mut [self.model.head.product(out.view_mut())])?;
+        if let Some(adapter) = hooks.adapter {
+            adapter.add(site, &last_part_of[first..first + n_rows], x, out);
+        }
         if let Some(cap) = config.logit_softcap {
-            for x in logits {
-                *x = cap * (*x / cap).tanh();
-            }
+            soft_cap_in_place(logits, cap);
         }
         Ok(())
     }
@@ -520,7 +580,7 @@ impl std::fmt::Debug for Runner {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Runner")
             .field("model", &self.model)
-            .field("windows", &self.windows)
+            .field("sights", &self.sights)
             .field("n_sequences", &self.sequences.iter().filter(|s| s.ids.is_some()).count())
             .finish_non_exhaustive()
     }

@@ -114,6 +114,11 @@ impl Workspace {
             fetches: n_tokens * token_bytes >= FETCH_FROM,
             plan: &self.plan,
         };
+        let n_rows = call.plan.blocks.iter().map(|block| block.rows.len() * group).max();
+        for scratch in &mut self.scratches {
+            let scratch = scratch.get_mut().unwrap_or_else(PoisonError::into_inner);
+            scratch.reserve(n_rows.unwrap_or(0), call.widths);
+        }
         let n_threads = self.team.n_threads();
         let mut next = 0;
         while next < call.plan.blocks.len() {

@@ -25,6 +25,15 @@ impl StateBuffer {
         self.values.resize(n_rows * width, 0.0);
     }
 
+    /// Room for so many rows without allocating.
+    pub(super) fn reserve(&mut self, n_rows: usize, width: usize) {
+        let room =
+            |buffer: &mut Vec<f32>, len: usize| buffer.reserve(len.saturating_sub(buffer.len()));
+        room(&mut self.maxima, n_rows);
+        room(&mut self.sums, n_rows);
+        room(&mut self.values, n_rows * width);
+    }
+
     pub(super) fn states(&mut self) -> States<'_> {
         let Self { maxima, sums, values } = self;
         States { maxima, sums, values }

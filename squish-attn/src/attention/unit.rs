@@ -46,6 +46,21 @@ pub(super) struct Scratch {
     later: StateBuffer,
 }
 
+impl Scratch {
+    /// Makes room for units of so many rows of queries, so that none is made while threads work: which of them meets the largest unit, and
+    /// in which call, is chance.
+    pub(super) fn reserve(&mut self, n_rows: usize, widths: [usize; 2]) {
+        fn room<T>(buffer: &mut Vec<T>, len: usize) {
+            buffer.reserve(len.saturating_sub(buffer.len()));
+        }
+        room(&mut self.queries, n_rows * widths[0]);
+        room(&mut self.alibi, n_rows);
+        room(&mut self.visible, n_rows);
+        room(&mut self.scores, n_rows);
+        self.later.reserve(n_rows, widths[1]);
+    }
+}
+
 impl<'a, S: KvSource> Call<'a, S> {
     /// Query rows of a unit, which are those of its block times the heads that share keys.
     pub(super) fn n_rows(&self, unit: &Unit) -> usize {

@@ -7,10 +7,7 @@ use fearless_simd::{Simd, prelude::*};
 use super::{CHAINS, Queries, TILE, Tile, sum_of_chains};
 #[cfg(target_arch = "x86_64")]
 use crate::bytes::same;
-use crate::{
-    exp::{exp_lanes, exp_normal_lanes},
-    kv::KvElement,
-};
+use crate::{exp::exp_normal_lanes, kv::KvElement, soft_cap::soft_cap_lanes};
 
 /// Turns the scores of `row` into weights, updates its largest score and sum, and returns what its values so far are multiplied by.
 ///
@@ -84,7 +81,7 @@ fn adjust<S: Simd, E: KvElement>(
     if let Some(cap) = queries.softcap {
         for scores in scores.chunks_exact_mut(lanes) {
             let s = S::f32s::from_slice(simd, scores);
-            (splat(cap) * tanh_lanes(simd, s / splat(cap))).store_slice(scores);
+            soft_cap_lanes(simd, s, cap).store_slice(scores);
         }
     }
     if let Some(alibi) = queries.alibi {
@@ -112,23 +109,6 @@ fn largest<S: Simd>(simd: S, scores: &[f32]) -> f32 {
         Level::Avx2(token) => x86::largest_256(token, same(token, most)),
         _ => most.as_slice().iter().copied().fold(f32::NEG_INFINITY, f32::max),
     }
-}
-
-/// The hyperbolic tangent: near zero `u + u³ · p(u²)`, whose relative error is 2e-7 up to 0.625; else by `e^(2 |u|)`.
-#[inline(always)]
-fn tanh_lanes<S: Simd>(simd: S, u: S::f32s) -> S::f32s {
-    let splat = |x: f32| S::f32s::splat(simd, x);
-    let square = u * u;
-    let p = splat(-5.704_988_7e-3);
-    let p = p.mul_add(square, splat(2.063_908_8e-2));
-    let p = p.mul_add(square, splat(-5.373_971_5e-2));
-    let p = p.mul_add(square, splat(0.133_314_42));
-    let p = p.mul_add(square, splat(-0.333_332_82));
-    let near = (u * square).mul_add(p, u);
-    let magnitude = u.abs();
-    let far = splat(1.0) - splat(2.0) / (exp_lanes(simd, magnitude + magnitude) + splat(1.0));
-    let far = far.copysign(u);
-    magnitude.simd_lt(splat(0.625)).select(near, far)
 }
 
 #[cfg(target_arch = "x86_64")]

@@ -5,7 +5,8 @@ use squish_kernels::{
     add_rms_norm_in_place, add_rms_norm_into, argmax, axpy, dot, exp_in_place, exp_into,
     gelu_in_place, kl_divergence, layer_norm_into, log_softmax_in_place, log_sum_exp,
     log_sum_exp_f64, max, min, rms_norm_in_place, rms_norm_into, rope_in_place, scale_add,
-    silu_in_place, softmax_in_place, softmax_into, sum, top_k, top_k_scratch_len,
+    silu_in_place, soft_cap_in_place, softmax_in_place, softmax_into, sum, top_k,
+    top_k_scratch_len,
 };
 
 use crate::common::numbers;
@@ -34,6 +35,7 @@ fn kernels_allocate_nothing() {
         silu_in_place(&mut out);
         gelu_in_place(&mut out, Gelu::Erf);
         gelu_in_place(&mut out, Gelu::Tanh);
+        soft_cap_in_place(&mut out, 30.0);
         rms_norm_into(&x, &w, 1e-5, RmsVariant::Llama, &mut out);
         rms_norm_in_place(&mut out, &w, 1e-5, RmsVariant::Gemma);
         add_rms_norm_in_place(&mut out, &mut y, &w, 1e-5, RmsVariant::GptOss);

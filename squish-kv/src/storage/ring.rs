@@ -54,7 +54,8 @@ pub enum Positions {
     ///
     /// Distances are all that a rotation tells, so the same comes from keys that are rotated by their absolute positions if those of the
     /// sinks, and no others, are rotated by as many positions more as tokens have left: `position - start` of the last run of an
-    /// [`Absolute`](Self::Absolute) view.
+    /// [`Absolute`](Self::Absolute) view. Or else a query that meets sinks is rotated by as many fewer, whichever row it is of: what
+    /// [`split_sinks`](crate::RingView::split_sinks) is for, and keys stay as they are.
     ///
     /// # Examples
     ///
@@ -232,7 +233,7 @@ impl Ring {
 }
 
 impl Spans {
-    const EMPTY: Self = {
+    pub(super) const EMPTY: Self = {
         let run = Run { start: 0, len: 0, position: 0 };
         Self { spans: [Span { run, slot: Slot { block: 0, offset: 0 } }; 4], n_spans: 0 }
     };

@@ -61,6 +61,24 @@ impl<'a, E: KvElement> RingView<'a, E> {
         self.ring.sees(self.ring.len() + row, run.position + (token - run.start))
     }
 
+    /// The sinks, and all other tokens: for attention that counts positions in the cache, whose queries stand elsewhere for sinks than for the
+    /// others, in two calls whose results are merged.
+    #[must_use]
+    pub fn split_sinks(&self) -> [Self; 2] {
+        let empty = Self { spans: Spans::EMPTY, n_old: 0, ..*self };
+        let mut parts = [empty; 2];
+        for (idx, &Span { run, slot }) in self.spans.as_slice().iter().enumerate() {
+            let first = run.position;
+            let cut = self.ring.sinks().n_sinks.clamp(first, first + run.len);
+            for (part, tokens) in parts.iter_mut().zip([first..cut, cut..first + run.len]) {
+                part.n_old += usize::from(idx < self.n_old && !tokens.is_empty());
+                let slot = slot.offset as usize + (tokens.start - first);
+                part.spans.push(tokens, slot);
+            }
+        }
+        parts
+    }
+
     fn span(&self, run: usize) -> Span {
         self.spans.as_slice()[run]
     }

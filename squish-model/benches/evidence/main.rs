@@ -7,6 +7,7 @@
 //! | `kv` | what do types of keys and values do to likelihoods, and what do fewer heads of them save? |
 //! | `paged` | how much memory stays unused with blocks, and with a piece for each sequence? |
 //! | `sinks` | what does a model foresee that reads on and on with the cache of a window? |
+//! | `memory` | how much does a process hold beside weights and caches? |
 //! | `rope` | what do scalings of rotary embeddings do beyond the trained length, without further training? |
 //!
 //! `cargo xtask evidence` runs it and renders the file; `--quick` after `--` takes fewer and shorter texts. Without `--bench`, as under
@@ -17,6 +18,7 @@
 
 mod formats;
 mod kv;
+mod memory;
 mod paged;
 mod rope;
 mod setup;
@@ -53,6 +55,7 @@ fn main() {
         ("paged", paged::sections),
         ("sinks", sinks::sections),
         ("rope", rope::sections),
+        ("memory", memory::sections),
     ] {
         eprintln!("[{:>4} s] {name}", clock.elapsed().as_secs());
         sections.extend(of(&setup));

@@ -20,10 +20,11 @@ pub(crate) fn sections(setup: &Setup) -> Vec<Section> {
     let note = format!(
         "Perplexity by position in {} texts of {len} tokens: held-out texts one behind the other, prose and code in turn; {} tokens in each \
          column, in the first one less the first token of each text. The model was trained for {context} positions. Weights as \
-         stored, f32 inputs, keys and values. A window counts the token itself and the sinks, and positions are those in the text, so that sinks are ever farther away than in training. \"Recomputed\" \
-         reads every window of {context} tokens anew and scores its second half ({}): what a model without a cache does, at a multiple \
-         of the work. Bytes are those that a cache of the text holds, counted by the allocator after {context} tokens and after {len}; what \
-         is recomputed keeps none.",
+         stored, f32 inputs, keys and values. A window counts the token itself and the sinks. \"In the text\" sinks are ever farther away \
+         than in training, \"in the cache\" (arXiv 2309.17453) as far as in a text of {window} tokens. \"Recomputed\" reads every window of \
+         {context} tokens anew and scores its second half ({}): what a model without a cache does, at a multiple of the work. Bytes are \
+         those that a cache of the text holds, counted by the allocator after {context} tokens and after {len}; what is recomputed keeps \
+         none.",
         streams.len(),
         streams.len() * context,
         recomputed(context)
@@ -36,14 +37,17 @@ pub(crate) fn sections(setup: &Setup) -> Vec<Section> {
     let mut section = Section::new("sinks", "A long text through a window", note, &columns);
 
     let whole = Recipe::Strided { max_len: len, stride: len, prefix: None };
-    let sinks = StreamingSinks { n_sinks: N_SINKS, positions: Positions::Absolute };
+    let [in_text, in_cache] = [Positions::Absolute, Positions::CacheRelative]
+        .map(|positions| Some(StreamingSinks { n_sinks: N_SINKS, positions }));
+    let of_them = format!("window of {window}, {N_SINKS} of them sinks");
     let shape =
         KvShape::new(setup.config.n_layers(), setup.config.n_kv_heads, setup.config.head_dim);
     for (name, recipe, window, sinks) in [
         ("recomputed".to_owned(), recomputed(context), None, None),
         ("all tokens".to_owned(), whole, None, None),
         (format!("window of {window}"), whole, Some(window), None),
-        (format!("window of {window}, {N_SINKS} of them sinks"), whole, Some(window), Some(sinks)),
+        (format!("{of_them}, in the text"), whole, Some(window), in_text),
+        (format!("{of_them}, in the cache"), whole, Some(window), in_cache),
     ] {
         let mut runner = runner(setup, window, sinks);
         let by_range = by_range(&mut runner, &streams, recipe, context);

@@ -11,6 +11,7 @@ use super::DEFAULT;
 use crate::{
     Error,
     error::{clip, read},
+    quantize::TEMPLATES,
 };
 
 /// Names of templates and their texts; variables and their texts.
@@ -45,11 +46,11 @@ pub(super) fn open(folder: &Path) -> Result<Files, Error> {
     Ok(Files { templates, special_tokens })
 }
 
-/// `chat_template.jinja`, by the name of the default, and `chat_templates/*.jinja` by theirs.
+/// `chat_template.jinja`, by the name of the default, and `additional_chat_templates/*.jinja` by theirs.
 fn jinja_files(folder: &Path) -> Result<Vec<(String, String)>, Error> {
     let mut paths = vec![(DEFAULT.to_owned(), folder.join("chat_template.jinja"))];
     paths.retain(|(_, path)| path.exists());
-    if let Ok(entries) = fs::read_dir(folder.join("chat_templates")) {
+    if let Ok(entries) = fs::read_dir(folder.join(TEMPLATES)) {
         let named = |path: PathBuf| {
             let is_template = path.extension().is_some_and(|extension| extension == "jinja");
             let name = path.file_stem().filter(|_| is_template)?.to_str()?.to_owned();

@@ -4,7 +4,10 @@ use squish_attn::{Options, Workspace};
 use squish_kv::{E4M3, E5M2, PrefixKey, bf16, f16};
 use squish_quant::ndarray::{ArrayView3, ArrayViewMut3};
 
-use super::store::{GroupId, Store, StoreStep};
+use super::{
+    CacheRelative, SinkBuffers,
+    store::{GroupId, Store, StoreStep},
+};
 use crate::{Error, batch::Batch};
 
 /// A [`Store`] of one of the types.
@@ -111,9 +114,12 @@ impl AnyStep<'_> {
         queries: ArrayView3<'_, f32>,
         options: &Options<'_>,
         workspace: &mut Workspace,
+        sinks: Option<(CacheRelative, &mut SinkBuffers)>,
         out: ArrayViewMut3<'_, f32>,
     ) -> Result<(), Error> {
-        each!(Self, self, step => step.attend(layer, batch, queries, options, workspace, out))
+        each!(Self, self, step => {
+            step.attend(layer, batch, queries, options, workspace, sinks, out)
+        })
     }
 
     pub(crate) fn record(&mut self, part: usize, tokens: &[u32]) -> Result<(), Error> {

@@ -1,13 +1,14 @@
 //! The cache of a group of layers, and a step of it, for one type of numbers.
 
 use arrayvec::ArrayVec;
-use squish_attn::{BitMask, Mask, Options, Sequence, Workspace};
+use squish_attn::{BitMask, Mask, Options, Sequence, Workspace, merge_in_place};
 use squish_kv::{
     KvElement, KvShape, KvSource, KvView, PagedKvCache, PagedStep, PrefixKey, Retention, RingView,
     Scaling, SequenceId, SlidingWindowKv, SlidingWindowStep, StreamingSinks,
 };
 use squish_quant::ndarray::{ArrayView3, ArrayViewMut3, Axis};
 
+use super::sinks::{CacheRelative, SinkBuffers, SinkRows, position_of};
 use crate::{
     Error,
     batch::{Batch, Rows},
@@ -250,46 +251,42 @@ impl<E: KvElement> StoreStep<'_, E> {
         queries: ArrayView3<'_, f32>,
         options: &Options<'_>,
         workspace: &mut Workspace,
+        sinks: Option<(CacheRelative, &mut SinkBuffers)>,
         mut out: ArrayViewMut3<'_, f32>,
     ) -> Result<(), Error> {
+        let (step, ids) = match self {
+            Self::Paged { step, batch } => (step, batch),
+            Self::Rings(steps) => {
+                let rows: ArrayVec<Rows<'_>, MOST_AT_ONCE> =
+                    (0..batch.n_parts()).map(|part| batch.rows(part)).collect();
+                let mut views = ArrayVec::new();
+                for step in steps {
+                    views.push(step.view(layer)?);
+                }
+                let rings = RingRows { views, rows };
+                return match sinks {
+                    None => rings.attend(queries, options, workspace, out),
+                    Some((sinks, buffers)) => {
+                        rings.attend_to_sinks(queries, options, workspace, sinks, buffers, out)
+                    }
+                };
+            }
+        };
         for first in (0..batch.n_parts()).step_by(MOST_AT_ONCE) {
             let parts = first..batch.n_parts().min(first + MOST_AT_ONCE);
-            let rows: ArrayVec<Rows<'_>, MOST_AT_ONCE> =
-                parts.clone().map(|part| batch.rows(part)).collect();
+            let mut views: ArrayVec<KvView<'_, E>, MOST_AT_ONCE> = ArrayVec::new();
+            for (id, _) in &ids[parts.clone()] {
+                views.push(step.view(layer, *id)?);
+            }
             let range = batch.range(parts.clone());
+            let sequences: ArrayVec<_, MOST_AT_ONCE> = views
+                .iter()
+                .zip(parts)
+                .map(|(view, part)| in_order(view, &batch.rows(part)))
+                .collect();
             let queries = queries.slice_axis(Axis(0), range.clone().into());
             let out = out.slice_axis_mut(Axis(0), range.into());
-            match self {
-                Self::Paged { step, batch } => {
-                    let mut views: ArrayVec<KvView<'_, E>, MOST_AT_ONCE> = ArrayVec::new();
-                    for (id, _) in &batch[parts] {
-                        views.push(step.view(layer, *id)?);
-                    }
-                    let sequences: ArrayVec<_, MOST_AT_ONCE> = sequences(&views, &rows).collect();
-                    workspace.attend_into(queries, &sequences, options, out)?;
-                }
-                Self::Rings(steps) => {
-                    let mut views: ArrayVec<RingView<'_, E>, MOST_AT_ONCE> = ArrayVec::new();
-                    for step in steps {
-                        views.push(step.view(layer)?);
-                    }
-                    // With sinks, what several rows see is no window.
-                    let has_sinks = options.window.is_none();
-                    let masks: ArrayVec<Option<BitMask>, MOST_AT_ONCE> = views
-                        .iter()
-                        .zip(&rows)
-                        .map(|(view, rows)| (has_sinks && rows.n > 1).then(|| mask_of(view, rows)))
-                        .collect();
-                    let mut sequences: ArrayVec<_, MOST_AT_ONCE> =
-                        sequences(&views, &rows).collect();
-                    for (sequence, mask) in sequences.iter_mut().zip(&masks) {
-                        if let Some(mask) = mask {
-                            sequence.mask = Mask::Custom(mask);
-                        }
-                    }
-                    workspace.attend_into(queries, &sequences, options, out)?;
-                }
-            }
+            workspace.attend_into(queries, &sequences, options, out)?;
         }
         Ok(())
     }
@@ -324,34 +321,122 @@ impl<E: KvElement> StoreStep<'_, E> {
     }
 }
 
-/// What each part attends to.
-fn sequences<'a, S: KvSource>(
-    views: &'a [S],
-    parts: &'a [Rows<'a>],
-) -> impl Iterator<Item = Sequence<'a, S>> {
-    views.iter().zip(parts).map(|(source, rows)| Sequence {
-        source,
-        n_rows: rows.n,
-        mask: rows.parents.map_or(Mask::Causal, Mask::Tree),
-    })
+/// What rows attend to in their order.
+fn in_order<'a, S: KvSource>(source: &'a S, rows: &Rows<'a>) -> Sequence<'a, S> {
+    Sequence { source, n_rows: rows.n, mask: rows.parents.map_or(Mask::Causal, Mask::Tree) }
 }
 
-/// What rows see of a ring with sinks: old tokens by their distance, new ones if they are ancestors, too.
-fn mask_of<E: KvElement>(view: &RingView<'_, E>, rows: &Rows<'_>) -> BitMask {
-    let n_old = view.len() - rows.n;
-    BitMask::from_fn(rows.n, view.len(), |row, token| {
-        let Some(parents) = rows.parents else { return view.sees(row, token) };
-        let depth = rows.depths[row];
-        if token < n_old {
-            return view.sees(depth, token);
+/// Rings and the rows that attend to them.
+struct RingRows<'a, E> {
+    views: ArrayVec<RingView<'a, E>, MOST_AT_ONCE>,
+    rows: ArrayVec<Rows<'a>, MOST_AT_ONCE>,
+}
+
+/// Of each part what its rows see, if that is not simply all.
+type Masks = ArrayVec<Option<BitMask>, MOST_AT_ONCE>;
+
+impl<'a, E: KvElement> RingRows<'a, E> {
+    fn attend(
+        &self,
+        queries: ArrayView3<'_, f32>,
+        options: &Options<'_>,
+        workspace: &mut Workspace,
+        out: ArrayViewMut3<'_, f32>,
+    ) -> Result<(), Error> {
+        // With sinks, what several rows see is no window.
+        let masks;
+        let sequences = if options.window.is_some() {
+            self.views.iter().zip(&self.rows).map(|(view, rows)| in_order(view, rows)).collect()
+        } else {
+            masks = self.masks(|_| true);
+            self.masked(&self.views, &masks)
+        };
+        workspace.attend_into(queries, &sequences, options, out)?;
+        Ok(())
+    }
+
+    /// The same, where sinks are met at positions in the cache, by the queries of `buffers`.
+    fn attend_to_sinks(
+        &self,
+        queries: ArrayView3<'_, f32>,
+        options: &Options<'_>,
+        workspace: &mut Workspace,
+        sinks: CacheRelative,
+        buffers: &mut SinkBuffers,
+        mut out: ArrayViewMut3<'_, f32>,
+    ) -> Result<(), Error> {
+        let SinkRows { queries: of_sinks, mut attended, lse: [mut sink_lse, mut lse] } =
+            buffers.rows([queries.dim().1, queries.dim().2]);
+        // One row sees whole parts of its view, and needs no mask, which would be allocated.
+        let parts = |which: usize| -> ArrayVec<RingView<'a, E>, MOST_AT_ONCE> {
+            let whole_or_part = |(view, rows): (&RingView<'a, E>, &Rows<'a>)| {
+                if rows.n == 1 { view.split_sinks()[which] } else { *view }
+            };
+            self.views.iter().zip(&self.rows).map(whole_or_part).collect()
+        };
+        let (views, masks) = (parts(0), self.masks(|position| position < sinks.n_sinks));
+        let sequences = self.masked(&views, &masks);
+        let (out_of_sinks, lse_of_sinks) = (attended.view_mut(), sink_lse.view_mut());
+        workspace.attend_with_lse_into(
+            of_sinks,
+            &sequences,
+            options,
+            out_of_sinks,
+            lse_of_sinks,
+        )?;
+        let (views, masks) = (parts(1), self.masks(|position| position >= sinks.n_sinks));
+        let sequences = self.masked(&views, &masks);
+        workspace.attend_with_lse_into(
+            queries,
+            &sequences,
+            options,
+            out.view_mut(),
+            lse.view_mut(),
+        )?;
+        merge_in_place(out, lse, attended.view(), sink_lse.view())?;
+        Ok(())
+    }
+
+    /// Masks of parts with several rows: of the tokens that a row sees those at positions that are wanted.
+    fn masks(&self, is_wanted: impl Fn(usize) -> bool) -> Masks {
+        let mask = |(view, rows): (&RingView<'_, E>, &Rows<'_>)| {
+            (rows.n > 1).then(|| {
+                BitMask::from_fn(rows.n, view.len(), |row, token| {
+                    is_wanted(position_of(view, rows, token)) && sees(view, rows, row, token)
+                })
+            })
+        };
+        self.views.iter().zip(&self.rows).map(mask).collect()
+    }
+
+    /// What rows attend to by masks, and single rows wholly.
+    fn masked<'s>(
+        &'s self,
+        views: &'s [RingView<'s, E>],
+        masks: &'s Masks,
+    ) -> ArrayVec<Sequence<'s, RingView<'s, E>>, MOST_AT_ONCE> {
+        let with_rows = views.iter().zip(&self.rows).zip(masks);
+        let sequence = |((source, rows), mask): ((_, &Rows<'_>), &'s Option<BitMask>)| {
+            let mask = mask.as_ref().map_or(Mask::Full, Mask::Custom);
+            Sequence { source, n_rows: rows.n, mask }
+        };
+        with_rows.map(sequence).collect()
+    }
+}
+
+/// Whether a row sees a token of a ring with sinks: old tokens by their distance, new ones if they are ancestors, too.
+fn sees<E: KvElement>(view: &RingView<'_, E>, rows: &Rows<'_>, row: usize, token: usize) -> bool {
+    let Some(parents) = rows.parents else { return view.sees(row, token) };
+    let (n_old, depth) = (view.len() - rows.n, rows.depths[row]);
+    if token < n_old {
+        return view.sees(depth, token);
+    }
+    let mut at = Some(row);
+    while let Some(node) = at {
+        if node == token - n_old {
+            return view.sees(depth, n_old + rows.depths[node]);
         }
-        let mut at = Some(row);
-        while let Some(node) = at {
-            if node == token - n_old {
-                return view.sees(depth, n_old + rows.depths[node]);
-            }
-            at = parents[node].map(|parent| parent as usize);
-        }
-        false
-    })
+        at = parents[node].map(|parent| parent as usize);
+    }
+    false
 }

@@ -99,7 +99,7 @@ impl Drop for PartialFolder {
 }
 
 /// Where transformers has chat templates if there are several.
-const TEMPLATES: &str = "additional_chat_templates";
+pub(crate) const TEMPLATES: &str = "additional_chat_templates";
 
 /// Whether a file of this name is copied.
 fn is_text(name: &str) -> bool {

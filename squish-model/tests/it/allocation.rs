@@ -1,4 +1,4 @@
-//! Steps allocate nothing, but for what a second thread needs once.
+//! Steps allocate nothing.
 //!
 //! Allocations are counted on the calling thread. What workers of a team do is the same work, shared out by chance, and with one thread all of
 //! it is the caller's.
@@ -6,18 +6,12 @@
 use squish_bench::alloc::count_allocations;
 use squish_model::{
     Activation, Config, Error, Hooks, KvLayout, KvOptions, KvType, LoadOptions, Part, Runner,
-    RunnerOptions, SequenceId, Site, Sparsity, WeightFormat, Windows,
+    RunnerOptions, SequenceId, Site, Sparsity, StreamingSinks, WeightFormat, Windows,
 };
 
 use crate::models::{VOCAB, biased, gemma, llama, load, mistral, runner, text};
 
-/// What attention allocates for a thread when it first works beside another, which may be at any step: room for queries, scores and numbers of
-/// visible tokens. It is the caller's if the other came first.
-const FIRST_USE: u64 = 3;
-
-fn most(n_threads: usize) -> u64 {
-    FIRST_USE * (n_threads as u64 - 1)
-}
+const RING: Windows = Windows::Ring { sinks: None };
 
 /// Tokens of a sequence: of a prompt, and those that are decoded, past the ends of blocks and tiles.
 const PROMPT: usize = 30;
@@ -65,7 +59,7 @@ fn check(what: &str, config: &Config, weights: LoadOptions, kv: KvOptions) {
             let mut runner = runner(&model, &options(n_sequences, n_threads, kv));
             let n = n_allocations(&mut runner, n_sequences, &mut Hooks::default());
             let what = format!("{what}, {n_threads} threads, {n_sequences} sequences");
-            assert!(n <= most(n_threads), "{n} allocations: {what}");
+            assert_eq!(n, 0, "{what}");
         }
     }
 }
@@ -86,7 +80,9 @@ fn steps_allocate_nothing_whatever_the_weights() {
 fn steps_allocate_nothing_whatever_the_cache() {
     for config in [gemma(16), mistral(16)] {
         for layout in [KvLayout::Paged { block_size: 4 }, KvLayout::Contiguous] {
-            for windows in [Windows::Paged, Windows::Ring { sinks: None }] {
+            for windows in
+                [Windows::Paged, RING, Windows::Ring { sinks: Some(StreamingSinks::default()) }]
+            {
                 for kv_type in [KvType::Bf16, KvType::Int8] {
                     let kv = KvOptions { kv_type, layout, windows, ..KvOptions::default() };
                     check(&format!("{kv:?}"), &config, LoadOptions::default(), kv);
@@ -113,7 +109,7 @@ fn sparse_steps_allocate_nothing() {
             // None is left out, so that buffers have their full size from the first step on.
             let mut hooks = Hooks { sparsity: Some(&Threshold(0.0)), ..Hooks::default() };
             let n = n_allocations(&mut runner, 1, &mut hooks);
-            assert!(n <= most(n_threads), "{n} allocations: {format}, {n_threads} threads");
+            assert_eq!(n, 0, "{format}, {n_threads} threads");
         }
     }
 }
@@ -123,9 +119,7 @@ fn verifying_a_tree_allocates_nothing() {
     let (tokens, parents) = ([1, 2, 3, 4, 5, 6], [None, None, Some(0), Some(0), Some(1), Some(2)]);
     for config in [llama(64), gemma(16)] {
         let model = load(config, LoadOptions::default());
-        for (windows, n_threads) in
-            [(Windows::Paged, 1), (Windows::Paged, 2), (Windows::Ring { sinks: None }, 1)]
-        {
+        for (windows, n_threads) in [(Windows::Paged, 1), (Windows::Paged, 2), (RING, 1)] {
             let kv = KvOptions { windows, ..KvOptions::default() };
             let mut runner = runner(&model, &options(1, n_threads, kv));
             let id = runner.create().unwrap();
@@ -144,10 +138,7 @@ fn verifying_a_tree_allocates_nothing() {
                 assert!(sum.unwrap().is_finite());
                 n_allocations += n;
             }
-            assert!(
-                n_allocations <= most(n_threads),
-                "{n_allocations} allocations: {windows:?}, {n_threads} threads"
-            );
+            assert_eq!(n_allocations, 0, "{windows:?}, {n_threads} threads");
         }
     }
 }

@@ -163,9 +163,9 @@ fn the_files_of_a_folder_have_the_order_of_transformers() {
         r#"no chat template `none`, there are ["default", "tool_use", "rag"]"#
     );
 
-    fs::create_dir(folder.path().join("chat_templates")).unwrap();
-    file("chat_templates/rag.jinja", "own");
-    file("chat_templates/notes.txt", "no template");
+    fs::create_dir(folder.path().join("additional_chat_templates")).unwrap();
+    file("additional_chat_templates/rag.jinja", "own");
+    file("additional_chat_templates/notes.txt", "no template");
     file("chat_template.jinja", "jinja {{ eos_token }}");
     assert_eq!(names().unwrap(), ["default", "rag"]);
     assert_eq!(rendered(&default).unwrap(), "jinja </s>");

@@ -526,3 +526,45 @@ fn numbers_that_are_none_are_not_left_out() {
         }
     }
 }
+
+/// Two texts of which only the second has an adapter, on the head.
+#[test]
+fn the_head_is_asked_about_with_the_logits() {
+    let config = gemma(16);
+    let head = Site { layer: config.n_layers(), projection: Projection::Head };
+    let model = load(config.clone(), LoadOptions::default());
+    let adapters = RankOne::new(vec![adapter(&config, &[head], 0.1)], vec![None, Some(0)]);
+    let (first, second) = (text(5, VOCAB, 1), text(4, VOCAB, 2));
+    let mut runner = runner(&model, &options(KvType::Bf16));
+    let ids = [(); 2].map(|()| runner.create().unwrap());
+    let parts = [
+        Part::new(ids[0], &first).with_logits(Wanted::From(3)),
+        Part::new(ids[1], &second).with_logits(Wanted::All),
+    ];
+    let mut output = runner.forward(&parts).unwrap();
+    let (hidden, without) = (output.hidden().to_owned(), output.logits().unwrap().to_owned());
+    let mut recorder = Inputs::default();
+    let mut hooks =
+        Hooks { adapter: Some(&adapters), recorder: Some(&mut recorder), ..Hooks::default() };
+    let with = output.logits_with(&mut hooks).unwrap();
+    assert_eq!(*adapters.calls.borrow(), [head]);
+    assert_eq!(recorder.0, [(head, hidden.clone())]);
+
+    let cap = config.logit_softcap.unwrap();
+    let [a, b] = &adapters.adapters[0][&head];
+    let mut moved = 0.0_f32;
+    for (row, (with, without)) in with.outer_iter().zip(without.outer_iter()).enumerate() {
+        let dot: f32 = hidden.row(row).iter().zip(a).map(|(x, a)| x * a).sum();
+        for ((with, without), b) in with.iter().zip(without).zip(b) {
+            if row < 2 {
+                assert_eq!(with.to_bits(), without.to_bits());
+                continue;
+            }
+            // The cap comes behind the adapter.
+            let want = cap * ((without / cap).atanh() + b * dot / cap).tanh();
+            assert!((with - want).abs() < 1e-3, "row {row}: {with}, not {want}");
+            moved = moved.max((with - without).abs());
+        }
+    }
+    assert!(moved > 0.01, "{moved}");
+}

@@ -59,6 +59,11 @@ const RING: Windows = Windows::Ring { sinks: None };
 const SINKS: Windows =
     Windows::Ring { sinks: Some(StreamingSinks { n_sinks: 3, positions: Positions::Absolute }) };
 
+/// As in the paper: sinks are met at positions in the cache.
+const RELATIVE: Windows = Windows::Ring {
+    sinks: Some(StreamingSinks { n_sinks: 3, positions: Positions::CacheRelative }),
+};
+
 impl Setup {
     /// With room for 16 texts.
     fn options(self, kv_type: KvType) -> RunnerOptions {
@@ -335,25 +340,29 @@ fn texts_of_more_than_a_thousand_tokens() {
 /// Sinks are seen by every row, so the way of a ring with them is its own; the rows agree all the same.
 #[test]
 fn rings_whose_first_tokens_stay() {
-    let rings = |setup| Setup { windows: SINKS, ..setup };
     let model = load(gemma(64), LoadOptions::default());
-    let texts = Texts::new(&model, &rings(paged(32, 1)).options(KvType::Bf16));
-    for setup in [paged(7, 2), CONTIGUOUS] {
-        check("sinks", &texts, &model, KvType::Bf16, rings(setup));
-    }
-    let without = at_once(&model, &options(KvType::Bf16), &texts.tokens[0]);
-    let same = without.iter().zip(&texts.rows[0]).take_while(|(a, b)| a == b).count();
+    let texts = [SINKS, RELATIVE].map(|windows| {
+        let rings = |setup| Setup { windows, ..setup };
+        let texts = Texts::new(&model, &rings(paged(32, 1)).options(KvType::Bf16));
+        for setup in [paged(7, 2), CONTIGUOUS] {
+            check("sinks", &texts, &model, KvType::Bf16, rings(setup));
+        }
+        texts
+    });
+    let without = at_once(&model, &options(KvType::Bf16), &texts[0].tokens[0]);
+    let same = without.iter().zip(&texts[0].rows[0]).take_while(|(a, b)| a == b).count();
     assert_eq!(same, WINDOW, "rows that see the same with and without sinks");
 }
 
 /// Every kind of cache of a model with a layer with a window and one without.
-fn caches() -> [Setup; 5] {
+fn caches() -> [Setup; 6] {
     [
         paged(1, 1),
         paged(7, 1),
         CONTIGUOUS,
         Setup { windows: RING, ..paged(32, 1) },
         Setup { windows: SINKS, ..paged(32, 1) },
+        Setup { windows: RELATIVE, ..paged(32, 1) },
     ]
 }
 

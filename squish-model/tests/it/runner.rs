@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use proptest::{prelude::*, sample::Index};
 use squish_model::{
-    Config, Error, KvLayout, KvOptions, KvType, LayerConfig, LoadOptions, Model, Part, Runner,
-    RunnerOptions, SequenceId, StreamingSinks, Wanted, Windows,
+    Config, Error, KvLayout, KvOptions, KvType, LayerConfig, LoadOptions, Model, Part, Positions,
+    Runner, RunnerOptions, SequenceId, StreamingSinks, Team, Wanted, Windows,
 };
 
 use crate::common::MODEL;
@@ -709,12 +709,87 @@ fn room_of_sequences_that_ended_is_had_again() {
     }
 }
 
+/// With one layer, keys and values depend on the token alone and attention on distances: what a row sees through a window with sinks is what
+/// the last token of a text sees that has nothing but the window's tokens.
 #[test]
-fn sinks_at_positions_in_the_cache_are_refused() {
-    let sinks = Some(StreamingSinks::default());
-    let windows = Windows::Ring { sinks };
-    let kv = KvOptions { windows, ..KvOptions::default() };
-    let options = RunnerOptions { kv, ..RunnerOptions::default() };
-    let error = Runner::new(MODEL.clone(), &options).unwrap_err();
-    assert_eq!(error.to_string(), "`sinks.positions` is CacheRelative, supported: `Absolute`");
+fn sinks_are_as_far_away_as_in_a_text_of_the_window_s_length() {
+    let (n_sinks, len) = (3, 60);
+    let mut config = mistral(16);
+    config.layers.truncate(1);
+    let model = load(config, LoadOptions::default());
+    let windows = |positions| {
+        let windows = Windows::Ring { sinks: Some(StreamingSinks { n_sinks, positions }) };
+        let kv = KvOptions { kv_type: KvType::F32, windows, ..KvOptions::default() };
+        RunnerOptions { kv, ..RunnerOptions::default() }
+    };
+    let tokens = text(len, VOCAB, 4);
+    let far = |row: &[f32], want: &[f32]| {
+        row.iter().zip(want).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
+    };
+    let [mut relative, mut absolute] =
+        [Positions::CacheRelative, Positions::Absolute].map(|p| runner(&model, &windows(p)));
+    let [in_relative, in_absolute] = [relative.create().unwrap(), absolute.create().unwrap()];
+    for end in 1..=len {
+        let mut seen = tokens[..end].to_vec();
+        if end > WINDOW {
+            seen.drain(n_sinks..n_sinks + end - WINDOW);
+        }
+        let mut fresh = runner(&model, &windows(Positions::Absolute));
+        let id = fresh.create().unwrap();
+        let want = fresh.extend(id, &seen).unwrap();
+        let row = relative.extend(in_relative, &tokens[end - 1..end]).unwrap();
+        assert!(far(row, want) < 2e-4, "{end} tokens: {} apart", far(row, want));
+        let row = absolute.extend(in_absolute, &tokens[end - 1..end]).unwrap();
+        // The test can tell them apart.
+        assert!(end < WINDOW + 8 || far(row, want) > 2e-3, "{end} tokens: {}", far(row, want));
+    }
+}
+
+#[test]
+fn what_a_runner_overrides_is_what_its_model_could_have_been_loaded_with() {
+    let base = llama(16);
+    let mut other = base.clone();
+    other.max_position_embeddings = 90;
+    other.layers[0].window = Some(9);
+    other.ropes[0].base = 1234.0;
+    other.ropes.push(other.ropes[0].clone());
+    other.ropes[1].base = 77.0;
+    other.layers[1].rope = 1;
+    let tokens = text(60, VOCAB, 5);
+    let want =
+        at_once(&load(other.clone(), LoadOptions::default()), &options(KvType::Bf16), &tokens);
+    let model = load(base, LoadOptions::default());
+    let team = || Arc::new(Team::new(1).unwrap());
+    let with =
+        |config| Runner::with_config(Arc::clone(&model), config, team(), &options(KvType::Bf16));
+    let mut runner = with(other.clone()).unwrap();
+    let id = runner.create().unwrap();
+    assert_eq!(bits(runner.extend(id, &tokens).unwrap()), want[59]);
+    assert_ne!(at_once(&model, &options(KvType::Bf16), &tokens)[59], want[59]);
+    let error = runner.extend(id, &tokens).unwrap_err();
+    assert_eq!(error.to_string(), "120 tokens exceed the model's context of 90");
+
+    let refused = |config: Config| with(config).unwrap_err();
+    let mut elsewhere = other.clone();
+    elsewhere.rms_norm_eps = 1.0;
+    assert!(matches!(refused(elsewhere), Error::Override));
+    let mut fewer = other.clone();
+    fewer.layers.truncate(1);
+    assert!(matches!(refused(fewer), Error::Override));
+    other.layers[0].window = Some(0);
+    assert!(matches!(refused(other), Error::ConfigValue { field: "sliding_window", .. }));
+}
+
+#[test]
+fn an_output_is_committed_once() {
+    let mut runner = runner(&MODEL, &options(KvType::Bf16));
+    let id = runner.create().unwrap();
+    let mut output = runner.forward(&[Part::new(id, &[1, 2])]).unwrap();
+    output.commit().unwrap();
+    assert!(matches!(output.accept(0, &[0]), Err(Error::Committed)));
+    assert!(matches!(output.record(0, &[1, 2]), Err(Error::Committed)));
+    assert!(matches!(output.commit(), Err(Error::Committed)));
+    assert_eq!(output.logits().unwrap().nrows(), 1);
+    drop(output);
+    assert_eq!(runner.len(id).unwrap(), 2);
 }

@@ -1,0 +1,88 @@
+//! Memory of a process that runs a model: what the system counts, beside the weights and caches that it is for.
+
+use std::{fs, sync::Arc};
+
+use squish_bench::{Cell, Format, Section};
+use squish_model::{
+    KvLayout, KvOptions, LoadOptions, Model, RandomCheckpoint, Runner, RunnerOptions, WeightFormat,
+};
+
+use crate::setup::{Effort, Setup};
+
+/// Tokens of a block.
+const BLOCK: usize = 32;
+
+/// Tokens that are decoded behind a prompt of as many.
+const N_TOKENS: usize = 64;
+
+pub(crate) fn sections(setup: &Setup) -> Vec<Section> {
+    let is_test = setup.effort == Effort::TEST;
+    let mut config = RandomCheckpoint::llama_3_2_1b();
+    if is_test {
+        config.layers.truncate(1);
+        (config.hidden_size, config.intermediate_size, config.vocab_size) = (128, 256, 512);
+    }
+    let random = RandomCheckpoint { config, seed: 1 };
+    let note = format!(
+        "Llama-3.2-1B's shape with random weights, head and body in one format, keys and values in bf16, blocks of {BLOCK}, a context that the \
+         caches are just large enough for. Anonymous memory of the process after a prompt of {N_TOKENS} tokens and {N_TOKENS} steps, less \
+         that before the model was loaded, as the system counts it (`RssAnon`; empty where it does not): what stays of all that \
+         loading, packing and computing needed. At most 64 MiB beside weights and caches are wanted."
+    );
+    let columns = [
+        ("weights", Format::Text),
+        ("bytes of weights", Format::Count),
+        ("bytes of keys and values", Format::Count),
+        ("anonymous memory", Format::Count),
+        ("beside, MiB", Format::Fixed(1)),
+    ];
+    let mut section = Section::new("memory", "Memory of a model at work", note, &columns);
+    for format in [WeightFormat::Bf16, WeightFormat::Fp8E4M3, WeightFormat::MxFp4] {
+        let before = anonymous_memory();
+        let model = Model::load(&random, &random.config, &LoadOptions::of(format));
+        let model = Arc::new(model.expect("random weights"));
+        let runner = at_work(setup, &model);
+        let after = anonymous_memory();
+        let weights = model.n_bytes();
+        let kv_type = KvOptions::default().kv_type;
+        let of_token = random.config.n_layers() * kv_type.n_bytes(&random.config);
+        let kv = 2 * N_TOKENS * of_token;
+        let measured = before.zip(after).map(|(before, after)| after.saturating_sub(before));
+        let beside =
+            measured.map(|bytes| (bytes as f64 - (weights + kv) as f64) / f64::from(1 << 20));
+        if !is_test {
+            assert!(beside.is_none_or(|beside| beside <= 64.0), "{format}: {beside:?} MiB");
+        }
+        section.push([
+            format.to_string().into(),
+            weights.into(),
+            kv.into(),
+            measured.map_or(Cell::Empty, Cell::from),
+            beside.map_or(Cell::Empty, Cell::from),
+        ]);
+        drop(runner);
+    }
+    vec![section]
+}
+
+/// A runner that has read a prompt and decoded.
+fn at_work(setup: &Setup, model: &Arc<Model>) -> Runner {
+    let layout = KvLayout::Paged { block_size: BLOCK };
+    let kv = KvOptions { layout, n_tokens: 2 * N_TOKENS, ..KvOptions::default() };
+    let options = RunnerOptions { kv, ..RunnerOptions::default() };
+    let mut runner = setup.runner_with(Arc::clone(model), &options);
+    let id = runner.create().expect("room");
+    let tokens: Vec<u32> = (0..N_TOKENS as u32).collect();
+    runner.extend(id, &tokens).expect("room");
+    for token in &tokens {
+        runner.extend(id, &[*token]).expect("room");
+    }
+    runner
+}
+
+/// Resident bytes of no file.
+fn anonymous_memory() -> Option<usize> {
+    let status = fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:"))?;
+    line.trim().strip_suffix(" kB")?.parse::<usize>().ok().map(|kib| kib << 10)
+}
