@@ -22,36 +22,38 @@ pub(crate) fn far_line_at(bytes: &[u8], at: usize) {
     line::<FAR>(bytes, at);
 }
 
-/// Asks for memory that a later call will read, a little at each step of the present one, so that loads and arithmetic overlap.
+/// Asks for memory that is read later, a little at each step of what is done now, so that loads and arithmetic overlap.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Ahead<'a> {
     bytes: &'a [u8],
     at: usize,
     end: usize,
-    lines_per_step: usize,
+    /// Several lines, or a part of one, which is asked for more than once: that costs less than to count.
+    bytes_per_step: usize,
 }
 
 impl<'a> Ahead<'a> {
     /// Asks in `n_steps` steps for as many bytes as `bytes` has, those that follow it in memory.
     #[inline(always)]
     pub(crate) fn of(bytes: &'a [u8], n_steps: usize) -> Self {
-        let lines_per_step = bytes.len().div_ceil(64 * n_steps.max(1));
-        Self { bytes, at: bytes.len(), end: 2 * bytes.len(), lines_per_step }
+        let per_step = bytes.len().div_ceil(n_steps.max(1));
+        let bytes_per_step = if per_step > 64 { per_step.next_multiple_of(64) } else { per_step };
+        Self { bytes, at: bytes.len(), end: 2 * bytes.len(), bytes_per_step }
     }
 
     /// Asks for nothing.
     pub(crate) const NOTHING: Ahead<'static> =
-        Ahead { bytes: &[], at: 0, end: 0, lines_per_step: 0 };
+        Ahead { bytes: &[], at: 0, end: 0, bytes_per_step: 0 };
 
     #[inline(always)]
     pub(crate) fn step(&mut self) {
         if self.at >= self.end {
             return;
         }
-        for _ in 0..self.lines_per_step {
-            line::<FAR>(self.bytes, self.at);
-            self.at += 64;
+        for at in (0..self.bytes_per_step).step_by(64) {
+            line::<FAR>(self.bytes, self.at + at);
         }
+        self.at += self.bytes_per_step;
     }
 }
 

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     Isa,
-    prefetch::{self, AHEAD},
+    prefetch::{self, AHEAD, Ahead},
 };
 
 /// Shows that the CPU has the level of AVX-512, and its instruction for pairs of BF16.
@@ -216,7 +216,16 @@ pub(super) fn decode_plain(
     }
 }
 
-/// Adds the products of a group's codes with a tile's pairs of inputs to its sums. `fetch`: and asks for memory ahead.
+/// Rows whose sums of all outputs are in registers at once.
+const MOST_ROWS_AT_ONCE: usize = 6;
+
+/// Steps that a tile of so many rows takes for each pair of inputs.
+pub(super) const fn n_steps(n_rows: usize) -> usize {
+    if n_rows <= MOST_ROWS_AT_ONCE { 1 } else { 2 }
+}
+
+/// Adds the products of a group's codes with a tile's pairs of inputs to its sums, and asks for memory: with `fetch` for the codes that follow
+/// shortly, and for what `ahead` says.
 ///
 /// Of up to six rows all sums are in registers. More meet the outputs in halves: twelve rows have 24 sums, and a step of 24
 /// instructions makes 14 loads.
@@ -225,13 +234,14 @@ pub(super) fn tile_into<P: Pairs, const ROWS: usize>(
     bf16_dot: Bf16Dot,
     codes: &[u8],
     fetch: bool,
+    ahead: &mut Ahead<'_>,
     x: &[u32],
     sums: &mut [[f32; PANEL]; ROWS],
 ) {
     let token = bf16_dot.level();
     let tables = P::tables(token);
     let inputs = x.as_chunks::<ROWS>().0;
-    if ROWS <= 6 {
+    if ROWS <= MOST_ROWS_AT_ONCE {
         let mut acc = [[zero(token); VECTORS]; ROWS];
         for row in 0..ROWS {
             for v in 0..VECTORS {
@@ -242,6 +252,7 @@ pub(super) fn tile_into<P: Pairs, const ROWS: usize>(
             if fetch {
                 prefetch::lines(pair, AHEAD);
             }
+            ahead.step();
             let [a, b] = P::decode(token, tables, pair, 0);
             let [c, d] = P::decode(token, tables, pair, 1);
             for row in 0..ROWS {
@@ -267,6 +278,7 @@ pub(super) fn tile_into<P: Pairs, const ROWS: usize>(
             if fetch && half == 0 {
                 prefetch::lines(pair, AHEAD);
             }
+            ahead.step();
             let [a, b] = P::decode(token, tables, pair, half);
             for row in 0..ROWS {
                 let x = u32x16::splat(token, x[row]).into();
