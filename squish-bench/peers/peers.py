@@ -12,14 +12,9 @@ out, with a line on stderr.
     python peers.py [--filter TEXT] [--quick]
 """
 
-import argparse
 import itertools
-import json
-import math
 import os
-import statistics
 import sys
-import time
 
 # One thread, whatever the libraries would choose, and each on a core of its own where there are more; read when they are imported.
 for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
@@ -30,6 +25,8 @@ os.environ |= {"OMP_PROC_BIND": "close", "OMP_PLACES": "cores"}
 PROCESSORS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 import numpy as np  # noqa: E402
+
+from timing import parser, print_fastest  # noqa: E402
 
 try:
     import ml_dtypes
@@ -47,8 +44,6 @@ except ImportError:
 
 MATRICES = [(128, 128), (4096, 4096)]
 E4M3_MAX = np.float32(448)
-# Seconds that the samples of a figure take together.
-SPAN = 0.5
 # Products: rows of activations, rows of weights, threads; then the columns of both, and the bytes that all copies of the weights take,
 # which are more than any last level of cache holds.
 PRODUCTS = [(m, 4096, 1) for m in (1, 4, 8, 16, 512)] + [(1, 4096, 2), (512, 4096, 2), (1, 14336, 1), (1, 14336, 2)]
@@ -418,54 +413,19 @@ def attention(text):
             yield row, shape, "torch", form, run
 
 
-def time_call(run, span):
-    """Times of one call in ns, from samples as long as those of the benches, whose minimum would not be comparable to that of shorter ones.
-
-    20 samples of 1, 2, ... 20 times so many calls that all take the span, or of equally many if that would take twice as long; five at
-    least of calls that exceed a twentieth of it.
-    """
-    warm_ups, began = 0, time.perf_counter()
-    while warm_ups < 3 or time.perf_counter() - began < span / 10:
-        run()
-        warm_ups += 1
-    once = (time.perf_counter() - began) / warm_ups
-    step = math.ceil(span / once / 210)
-    if step * 210 * once <= 2 * span:
-        counts = [i * step for i in range(1, 21)]
-    else:
-        counts = [math.ceil(span / once / 20)] * min(max(int(span / once), 5), 20)
-    samples = []
-    for calls in counts:
-        start = time.perf_counter_ns()
-        for _ in range(calls):
-            run()
-        samples.append((time.perf_counter_ns() - start) / calls)
-    return samples
-
-
 def name_and_version(peer):
     library = {"torch": torch, "ml_dtypes": ml_dtypes, "numpy": np}[peer]
     return f"{peer} {library.__version__.split('+')[0]}"
 
 
+def n_threads(peer):
+    return torch.get_num_threads() if peer == "torch" else 1
+
+
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--filter", default="", help="only rows whose id contains this text")
-    parser.add_argument("--quick", action="store_true", help="less than half of the time")
-    options = parser.parse_args()
+    options = parser(__doc__).parse_args()
     for group in (fp8_codecs(), rows_of_logits(), norms(), rotary(), vectors(), attention(options.filter), products(options.filter)):
-        fastest = {}
-        for row, shape, peer, form, run in group:
-            if options.filter not in row:
-                continue
-            samples = time_call(run, 0.4 * SPAN if options.quick else SPAN)
-            line = {"row": row, "peer": name_and_version(peer), "shape": shape, "ns_min": min(samples)}
-            threads = torch.get_num_threads() if peer == "torch" else 1
-            line |= {"ns_median": statistics.median(samples), "threads": threads, "form": form}
-            key = row, shape, peer
-            fastest[key] = min(fastest.get(key, line), line, key=lambda each: each["ns_min"])
-        for line in fastest.values():
-            print(json.dumps(line), flush=True)
+        print_fastest(group, options, name_and_version, n_threads)
 
 
 if __name__ == "__main__":

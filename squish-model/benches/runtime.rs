@@ -89,7 +89,7 @@ fn decode_row(format: WeightFormat, n_sequences: usize) -> &'static Row {
     let of_context = config.n_layers() * KvType::Bf16.n_bytes(&config) * (CONTEXT + 1);
     let read = weight_bytes(format, config.n_layers(), true) + (n_sequences * of_context) as u64;
     let alone = Target::AtLeastShareOfProbe { probe: "read", share: 0.80 };
-    let targets = match (format, n_sequences) {
+    let mut targets = match (format, n_sequences) {
         (WeightFormat::MxFp4, 1) => {
             vec![alone, Target::AtMostTimesShape { shape: "bf16_m1_t2", times: 1.0 / 3.0 }]
         }
@@ -102,6 +102,13 @@ fn decode_row(format: WeightFormat, n_sequences: usize) -> &'static Row {
         }
         _ => vec![Target::AtMostTimesShape { shape: "fp8_m1_t2", times: 16.0 / 6.0 }],
     };
+    targets.extend(faster_than(match (format, n_sequences) {
+        (WeightFormat::Bf16, 1) => &[("llama.cpp", 1.0), ("candle", 2.0), ("transformers", 2.0)],
+        (WeightFormat::MxFp4, 1) => &[("llama.cpp", 1.0), ("candle", 2.0)],
+        (WeightFormat::Bf16 | WeightFormat::MxFp4, _) => &[("llama.cpp", 1.0)],
+        // No peer has FP8.
+        _ => &[],
+    }));
     // It lives as long as the process, which ends with the suite.
     Box::leak(Box::new(Row {
         id: "runtime/decode",
@@ -127,6 +134,12 @@ fn prefill_row(format: WeightFormat) -> &'static Row {
     // Queries meet half of the keys and values on average.
     let attention = 2 * 2 * CONTEXT * CONTEXT / 2 * config.q_dim() * PREFILL_LAYERS;
     let flops = 2 * CONTEXT as u64 * n_weights(PREFILL_LAYERS, false) + attention as u64;
+    let mut targets = vec![Target::AtLeastShareOfLimit { share: 0.55 }];
+    targets.extend(faster_than(match format {
+        WeightFormat::Bf16 => &[("llama.cpp", 0.8), ("transformers", 2.0)],
+        WeightFormat::MxFp4 => &[("llama.cpp", 0.8)],
+        _ => &[],
+    }));
     Box::leak(Box::new(Row {
         id: "runtime/prefill",
         module: "Runner",
@@ -135,10 +148,15 @@ fn prefill_row(format: WeightFormat) -> &'static Row {
         work: Work::bytes(weight_bytes(format, PREFILL_LAYERS, true), 0).with_flops(flops),
         limit,
         threads: N_THREADS,
-        targets: &[Target::AtLeastShareOfLimit { share: 0.55 }],
+        targets: Box::leak(targets.into_boxed_slice()),
         note: "with the logits of the last token",
         ..Row::LLM
     }))
+}
+
+/// A target for each peer: how many times as fast.
+fn faster_than(peers: &[(&'static str, f64)]) -> impl Iterator<Item = Target> {
+    peers.iter().map(|&(peer, times)| Target::AtLeastTimesPeer { peer, times })
 }
 
 fn short(format: WeightFormat) -> &'static str {

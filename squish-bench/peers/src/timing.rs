@@ -39,10 +39,20 @@ impl Peer {
 
     /// Prints the line of the row, on one thread.
     pub(crate) fn print(&self, figures: Figures) {
-        println!(
-            r#"{{"row": "{}", "peer": "{}", "shape": "{}", "ns_min": {:.1}, "ns_median": {:.1}, "threads": 1}}"#,
+        println!("{}, \"threads\": 1}}", self.line(figures));
+    }
+
+    /// Prints the line of the row on so many threads, with a remark on how the answer was found.
+    pub(crate) fn print_of(&self, figures: Figures, threads: usize, form: &str) {
+        println!("{}, \"threads\": {threads}, \"form\": \"{form}\"}}", self.line(figures));
+    }
+
+    /// The line up to the threads.
+    fn line(&self, figures: Figures) -> String {
+        format!(
+            r#"{{"row": "{}", "peer": "{}", "shape": "{}", "ns_min": {:.1}, "ns_median": {:.1}"#,
             self.row, self.name, self.shape, figures.ns_min, figures.ns_median
-        );
+        )
     }
 }
 

@@ -13,6 +13,7 @@ pub(crate) mod gather;
 pub(crate) mod launch;
 pub(crate) mod peers;
 pub(crate) mod samples;
+pub(crate) mod whole_model;
 
 use std::{
     fs,

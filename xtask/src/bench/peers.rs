@@ -1,5 +1,5 @@
-//! What a user would pick instead, measured in the same minutes: a Rust package outside the workspace, a Python script, and a C++ program
-//! over a build of ggml that the caller has.
+//! What a user would pick instead, measured in the same minutes: a Rust package outside the workspace, two Python scripts, and a C++
+//! program over a build of ggml that the caller has.
 //!
 //! Each prints one JSON line per figure, after asserting that their answer equals the definition. A program that cannot be built or run
 //! drops its columns, with a line saying why.
@@ -12,7 +12,7 @@ use std::{
     process::Command,
 };
 
-use super::Options;
+use super::{Options, whole_model};
 use crate::{
     failure::{Failure, Outcome},
     process::{capture, cargo, pass, root, target_dir},
@@ -26,10 +26,26 @@ const GGML_VARIABLE: &str = "SQUISH_GGML";
 /// The peer programs of a run and what they printed so far.
 #[derive(Debug, Default)]
 pub(crate) struct Peers {
-    programs: Vec<(&'static str, Command)>,
+    programs: Vec<Program>,
     lines: Vec<PeerResult>,
     /// One line per program that did not run.
     pub(crate) missing: Vec<String>,
+}
+
+/// A program that prints figures.
+#[derive(Debug)]
+struct Program {
+    name: &'static str,
+    command: Command,
+    often: Often,
+}
+
+/// In which rounds a program runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Often {
+    Always,
+    /// In the first alone: it takes minutes.
+    Once,
 }
 
 /// No programs, with a line that says how to have them.
@@ -41,32 +57,35 @@ pub(crate) fn none_asked() -> Peers {
     }
 }
 
-/// Builds the Rust peers, finds a Python for its libraries, and builds the program that times ggml.
+/// Builds the Rust peers, finds a Python for its libraries, and builds the program that times ggml; then those of a whole model.
 pub(crate) fn prepare(options: &Options, say: &mut dyn FnMut(&str)) -> Peers {
     let mut peers = Peers::default();
     say("building the Rust peers");
-    match rust_peers() {
-        Ok(program) => peers.programs.push(("Rust peers (squish-bench/peers)", program)),
-        Err(failure) => peers.missing.push(format!("Rust peers (squish-bench/peers): {failure}")),
-    }
+    let rust_peers = rust_peers();
+    let on_model = rust_peers.as_ref().ok().cloned();
+    let rust_peers = rust_peers.map(Command::new);
+    peers.add("Rust peers (squish-bench/peers)", Often::Always, rust_peers);
     say("looking for the Python peers");
-    match python_peers() {
-        Ok(program) => peers.programs.push(("Python peers (peers.py)", program)),
-        Err(failure) => peers.missing.push(format!(
-            "Python peers (peers.py): {failure}; `{PYTHON_VARIABLE}` may name an interpreter"
-        )),
-    }
+    peers.add("Python peers (peers.py)", Often::Always, python_peers().map_err(with_hint));
     say("building the peer ggml");
-    match ggml_peer(env::var_os(GGML_VARIABLE).as_deref()) {
-        Ok(program) => peers.programs.push(("ggml (squish-bench/peers/ggml)", program)),
-        Err(failure) => {
-            peers.missing.push(format!("ggml (squish-bench/peers/ggml): {failure}"));
+    let ggml = ggml_peer(env::var_os(GGML_VARIABLE).as_deref());
+    peers.add("ggml (squish-bench/peers/ggml)", Often::Always, ggml);
+    if whole_model::is_wanted(options) {
+        say("preparing a whole model for its peers");
+        let python = whole_model::python_peers().map_err(with_hint);
+        peers.add("Python peers (model.py)", Often::Once, python);
+        if let Some(program) = on_model {
+            peers.add("candle on a whole model", Often::Once, whole_model::candle(&program));
         }
     }
-    for (_, program) in &mut peers.programs {
-        program.args(arguments(options));
+    for program in &mut peers.programs {
+        program.command.args(arguments(options));
     }
     peers
+}
+
+fn with_hint(failure: Failure) -> Failure {
+    Failure::new(format!("{failure}; `{PYTHON_VARIABLE}` may name an interpreter"))
 }
 
 /// What every program understands.
@@ -75,7 +94,7 @@ fn arguments(options: &Options) -> Vec<&str> {
     filter.chain(options.quick.then_some("--quick")).collect()
 }
 
-fn rust_peers() -> Outcome<Command> {
+fn rust_peers() -> Outcome<PathBuf> {
     let target = target_dir().join("peers");
     let manifest = root().join("squish-bench/peers/Cargo.toml");
     pass(
@@ -85,7 +104,7 @@ fn rust_peers() -> Outcome<Command> {
             .arg("--target-dir")
             .arg(&target),
     )?;
-    Ok(Command::new(target.join("release/squish-peers")))
+    Ok(target.join("release/squish-peers"))
 }
 
 fn python_peers() -> Outcome<Command> {
@@ -126,12 +145,20 @@ fn prefixed(flag: &str, folder: PathBuf) -> OsString {
 }
 
 impl Peers {
-    /// Runs every program once. One that fails is not run again, and what it printed in earlier rounds stays.
+    /// A program, or a line that says why there is none.
+    fn add(&mut self, name: &'static str, often: Often, command: Outcome<Command>) {
+        match command {
+            Ok(command) => self.programs.push(Program { name, command, often }),
+            Err(failure) => self.missing.push(format!("{name}: {failure}")),
+        }
+    }
+
+    /// Runs the programs of a round. One that fails is not run again, and what it printed in earlier rounds stays.
     pub(crate) fn run(&mut self, say: &mut dyn FnMut(&str)) {
         let mut failed = Vec::new();
-        for (name, program) in &mut self.programs {
+        for Program { name, command, .. } in &mut self.programs {
             say(name);
-            let outcome = capture(program)
+            let outcome = capture(command)
                 .map_err(|failure| failure.to_string())
                 .and_then(|text| parse(&text));
             match outcome {
@@ -141,8 +168,9 @@ impl Peers {
         }
         for (name, fault) in failed {
             self.missing.push(format!("{name}: {fault}"));
-            self.programs.retain(|(known, _)| *known != name);
+            self.programs.retain(|program| program.name != name);
         }
+        self.programs.retain(|program| program.often == Often::Always);
     }
 
     /// One result per row, shape, peer and number of threads: the minimum of the minima, and the median of the medians.
@@ -218,12 +246,25 @@ mod tests {
 
     #[test]
     fn a_program_that_fails_drops_its_column_with_a_line() {
-        let mut peers = Peers {
-            programs: vec![("none", Command::new("no-such-program-of-this-name"))],
-            ..Peers::default()
-        };
+        let mut peers = Peers::default();
+        peers.add("none", Often::Always, Ok(Command::new("no-such-program-of-this-name")));
         peers.run(&mut |_| {});
         assert!(peers.programs.is_empty() && peers.merged().is_empty());
         assert_eq!(peers.missing.len(), 1);
+    }
+
+    #[test]
+    fn what_takes_minutes_runs_in_the_first_round_alone() {
+        let mut peers = Peers::default();
+        for (name, often) in [("always", Often::Always), ("once", Often::Once)] {
+            let mut command = Command::new("echo");
+            command.arg(line(name, 1.0, 1.0));
+            peers.add(name, often, Ok(command));
+        }
+        for _ in 0..3 {
+            peers.run(&mut |_| {});
+        }
+        let ran = |name: &str| peers.lines.iter().filter(|line| line.peer == name).count();
+        assert_eq!((ran("always"), ran("once"), peers.missing.len()), (3, 1, 0));
     }
 }
