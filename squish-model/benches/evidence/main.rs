@@ -49,13 +49,14 @@ fn main() {
     let setup = Setup::new(effort);
     let mut sections: Vec<Section> = Vec::new();
     for (name, of) in [
-        ("weights", weights::sections as fn(&Setup) -> Vec<Section>),
+        // First, while nothing that was freed can be had again.
+        ("memory", memory::sections as fn(&Setup) -> Vec<Section>),
+        ("weights", weights::sections),
         ("formats", formats::sections),
         ("kv", kv::sections),
         ("paged", paged::sections),
         ("sinks", sinks::sections),
         ("rope", rope::sections),
-        ("memory", memory::sections),
     ] {
         eprintln!("[{:>4} s] {name}", clock.elapsed().as_secs());
         sections.extend(of(&setup));

@@ -24,14 +24,15 @@ pub(crate) fn sections(setup: &Setup) -> Vec<Section> {
     }
     let random = RandomCheckpoint { config, seed: 1 };
     let note = format!(
-        "Llama-3.2-1B's shape with random weights, head and body in one format, keys and values in bf16, blocks of {BLOCK}, a context that the \
-         caches are just large enough for. Anonymous memory of the process after a prompt of {N_TOKENS} tokens and {N_TOKENS} steps, less \
-         that before the model was loaded, as the system counts it (`RssAnon`; empty where it does not): what stays of all that \
-         loading, packing and computing needed. At most 64 MiB beside weights and caches are wanted."
+        "Llama-3.2-1B's shape with random weights, head and body in one format, keys and values in bf16, blocks of {BLOCK}, a context that \
+         the caches are just large enough for. The embedding is in memory, too, in bf16; that of a checkpoint in a file is mapped, and counts \
+         for nothing. Anonymous memory of the process after a prompt of {N_TOKENS} tokens and {N_TOKENS} steps, less that before the model \
+         was loaded, as the system counts it (`RssAnon`; empty where it does not): what stays of all that loading, packing and computing \
+         needed. At most 64 MiB beside weights and caches are wanted."
     );
     let columns = [
         ("weights", Format::Text),
-        ("bytes of weights", Format::Count),
+        ("bytes of weights and embedding", Format::Count),
         ("bytes of keys and values", Format::Count),
         ("anonymous memory", Format::Count),
         ("beside, MiB", Format::Fixed(1)),
@@ -43,7 +44,7 @@ pub(crate) fn sections(setup: &Setup) -> Vec<Section> {
         let model = Arc::new(model.expect("random weights"));
         let runner = at_work(setup, &model);
         let after = anonymous_memory();
-        let weights = model.n_bytes();
+        let weights = model.n_own_bytes();
         let kv_type = KvOptions::default().kv_type;
         let of_token = random.config.n_layers() * kv_type.n_bytes(&random.config);
         let kv = 2 * N_TOKENS * of_token;
