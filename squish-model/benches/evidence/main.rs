@@ -40,6 +40,11 @@ fn main() {
     if has("--list") {
         return;
     }
+    if let [argument, format] = &args[..]
+        && argument == memory::ARGUMENT
+    {
+        return memory::print(format);
+    }
     let effort = match (has("--bench") && !has("--test"), has("--quick")) {
         (false, _) => Effort::TEST,
         (true, true) => Effort::QUICK,
@@ -49,7 +54,6 @@ fn main() {
     let setup = Setup::new(effort);
     let mut sections: Vec<Section> = Vec::new();
     for (name, of) in [
-        // First, while nothing that was freed can be had again.
         ("memory", memory::sections as fn(&Setup) -> Vec<Section>),
         ("weights", weights::sections),
         ("formats", formats::sections),
