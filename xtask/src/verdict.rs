@@ -127,20 +127,30 @@ pub(crate) fn judge(results: &Results, row: &RowResult, target: &Target) -> Judg
         Target::AtMostTimesProbe { probe, times } => {
             let figure = of_probe(row, probe).map(|over_ours| 1.0 / over_ours);
             steady |= figure.is_some();
-            (format!("≤ {times}× {probe}"), Unit::Times, figure, figure.map(|f| f <= *times))
+            (
+                format!("≤ {}× {probe}", multiple(*times)),
+                Unit::Times,
+                figure,
+                figure.map(|f| f <= *times),
+            )
         }
         Target::AtMostTimesShape { shape, times } => {
             let other =
                 results.rows.iter().find(|r| r.row.id == row.row.id && r.row.shape == *shape);
             let other = other.and_then(|row| row.variant("ours"));
             let figure = ours.zip(other).map(|(ours, other)| ours.ns_min / other.ns_min);
-            (format!("≤ {times}× {shape}"), Unit::Times, figure, figure.map(|f| f <= *times))
+            (
+                format!("≤ {}× {shape}", multiple(*times)),
+                Unit::Times,
+                figure,
+                figure.map(|f| f <= *times),
+            )
         }
         Target::AtLeastTimesPeer { peer, times } => {
             let figure =
                 ours.zip(peer_ns(results, row, peer)).map(|(ours, peer)| peer / ours.ns_min);
             (
-                format!("≥ {times}× as fast as {peer}"),
+                format!("≥ {}× as fast as {peer}", multiple(*times)),
                 Unit::Times,
                 figure,
                 figure.map(|f| f >= *times),
@@ -180,6 +190,12 @@ pub(crate) fn peer_ns(results: &Results, row: &RowResult, peer: &str) -> Option<
     let outside = results.peers.iter().filter(same_row).map(|p| p.ns_min);
     let inside = row.variant(&format!("peer-{peer}")).map(|variant| variant.ns_min);
     outside.chain(inside).reduce(f64::min)
+}
+
+/// With two decimals at most.
+fn multiple(times: f64) -> String {
+    let text = format!("{times:.2}");
+    text.trim_end_matches('0').trim_end_matches('.').to_owned()
 }
 
 fn percent(share: f64) -> String {

@@ -198,13 +198,9 @@ impl<'a> Part<'a> {
         })
     }
 
-    /// What the first tile asks for meanwhile: the codes that follow.
-    fn ahead(&self, layout: &PanelLayout, is_first_tile: bool) -> Ahead<'a> {
-        if is_first_tile {
-            Ahead::of(self.codes(layout), STEPS * self.len / self.per_step)
-        } else {
-            Ahead::NOTHING
-        }
+    /// What is asked for meanwhile, in so many steps for each row of decoded weights: the codes that follow.
+    fn ahead(&self, layout: &PanelLayout, n_steps: usize) -> Ahead<'a> {
+        Ahead::of(self.codes(layout), n_steps * self.len / self.per_step)
     }
 
     /// The codes from its first input on.
@@ -329,7 +325,8 @@ fn tiles<S: Simd, const N: usize>(simd: S, job: Job<'_>) {
             #[inline(always)]
             |idx, tile, sums| {
                 let x = bytemuck::cast_slice(tile.words);
-                let ahead = part.ahead(layout, idx == tiles.start);
+                let is_first = idx == tiles.start;
+                let ahead = if is_first { part.ahead(layout, STEPS) } else { Ahead::NOTHING };
                 with_rows!(tile.n_rows, R => {
                     let sums = sums.first_chunk_mut::<R>().expect("the rows of the tile");
                     float::tile_into::<S, R>(simd, weights, ahead, x, sums);
@@ -462,11 +459,7 @@ mod x86 {
             }
             let fetch = is_one && code == layout.code();
             let n_steps = tiles.clone().map(|idx| pairs::n_steps(inputs.plan.tile(idx).len()));
-            let mut ahead = if is_one {
-                Ahead::NOTHING
-            } else {
-                Ahead::of(part.codes(layout), n_steps.sum::<usize>() * part.len / part.per_step)
-            };
+            let mut ahead = if is_one { Ahead::NOTHING } else { part.ahead(layout, n_steps.sum()) };
             for_sums(
                 token.level(),
                 layout,

@@ -72,10 +72,16 @@ pub(crate) fn prepare(options: &Options, say: &mut dyn FnMut(&str)) -> Peers {
     peers.add("ggml (squish-bench/peers/ggml)", Often::Always, ggml);
     if whole_model::is_wanted(options) {
         say("preparing a whole model for its peers");
-        let python = whole_model::python_peers().map_err(with_hint);
-        peers.add("Python peers (model.py)", Often::Once, python);
-        if let Some(program) = on_model {
-            peers.add("candle on a whole model", Often::Once, whole_model::candle(&program));
+        match whole_model::checkpoint() {
+            Ok(checkpoint) => {
+                let python = whole_model::python_peers(&checkpoint).map_err(with_hint);
+                peers.add("Python peers (model.py)", Often::Once, python);
+                if let Some(program) = on_model {
+                    let candle = whole_model::candle(&program, &checkpoint);
+                    peers.add("candle on a whole model", Often::Once, Ok(candle));
+                }
+            }
+            Err(failure) => peers.missing.push(format!("peers of a whole model: {failure}")),
         }
     }
     for program in &mut peers.programs {

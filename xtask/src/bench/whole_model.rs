@@ -34,14 +34,13 @@ pub(crate) fn is_wanted(options: &Options) -> bool {
 ///
 /// # Errors
 ///
-/// If the checkpoint cannot be written, a library not be installed or a file not be converted.
-pub(crate) fn python_peers() -> Outcome<Command> {
-    let checkpoint = checkpoint()?;
+/// If a library cannot be installed or a file not be converted.
+pub(crate) fn python_peers(checkpoint: &Path) -> Outcome<Command> {
     let folder = root().join("squish-bench/peers");
     let interpreter = python(&folder.join("requirements-model.txt"), "model")?;
     let program = || {
         let mut command = Command::new(&interpreter);
-        command.arg(folder.join("model.py")).arg(&checkpoint);
+        command.arg(folder.join("model.py")).arg(checkpoint);
         command
     };
     pass(program().arg("--prepare"))?;
@@ -49,18 +48,18 @@ pub(crate) fn python_peers() -> Outcome<Command> {
 }
 
 /// The Rust peers, told to time candle on the whole model.
-///
-/// # Errors
-///
-/// If the checkpoint cannot be written.
-pub(crate) fn candle(rust_peers: &Path) -> Outcome<Command> {
+pub(crate) fn candle(rust_peers: &Path, checkpoint: &Path) -> Command {
     let mut command = Command::new(rust_peers);
-    command.arg("--model").arg(checkpoint()?).env(THREADS.0, THREADS.1);
-    Ok(command)
+    command.arg("--model").arg(checkpoint).env(THREADS.0, THREADS.1);
+    command
 }
 
 /// The folder of the checkpoint, which is there only when it is whole.
-fn checkpoint() -> Outcome<PathBuf> {
+///
+/// # Errors
+///
+/// If it cannot be written.
+pub(crate) fn checkpoint() -> Outcome<PathBuf> {
     let parent = target_dir().join("squish-bench");
     let (folder, partial) = (parent.join("random-1b"), parent.join("random-1b.partial"));
     if folder.exists() {
