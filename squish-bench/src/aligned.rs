@@ -6,6 +6,8 @@ use std::{
     ops::{Deref, DerefMut},
 };
 
+use squish_kernels::memory;
+
 /// Bytes of a cache line, and of the widest vector.
 pub const LINE: usize = 64;
 
@@ -19,7 +21,7 @@ pub struct Aligned<T> {
 }
 
 impl<T: Copy + Default> Aligned<T> {
-    /// `len` times the default value; for numbers the pages are untouched until first written.
+    /// `len` times the default value, on huge pages as weights and caches are.
     ///
     /// # Panics
     ///
@@ -31,7 +33,9 @@ impl<T: Copy + Default> Aligned<T> {
             size > 0 && LINE.is_multiple_of(size),
             "elements of {size} bytes do not fill a line of {LINE}"
         );
-        let storage = vec![T::default(); len + LINE / size];
+        let mut storage = Vec::with_capacity(len + LINE / size);
+        memory::prefer_huge_pages(&mut storage);
+        storage.resize(len + LINE / size, T::default());
         let start = storage.as_ptr().align_offset(LINE);
         assert!(
             start < LINE / size,

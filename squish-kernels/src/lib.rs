@@ -9,6 +9,7 @@ pub mod integer;
 mod isa;
 pub mod kv;
 mod lanes;
+pub mod memory;
 pub mod nibble;
 mod pairs;
 pub mod panel;

@@ -11,7 +11,6 @@
 //! New tokens come as `f32`, `[tokens, heads, width]`, and are rounded to the type of the cache before anybody reads them
 //! ([`squish_kernels::kv::encode_rows_into`] says how).
 
-mod advice;
 mod arena;
 mod buffer;
 mod gather;

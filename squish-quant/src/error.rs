@@ -125,6 +125,12 @@ pub enum Error {
         /// Bytes past the start of one.
         offset: usize,
     },
+    /// The allocator has no room for packed weights.
+    #[error("no memory for {bytes} bytes of packed weights")]
+    Memory {
+        /// Their size.
+        bytes: usize,
+    },
     /// The number of elements, or a side of a matrix without elements, exceeds [`isize::MAX`].
     #[error("a shape of [{}, {}] is larger than `isize` counts", shape[0], shape[1])]
     TooLarge {

@@ -36,7 +36,10 @@
 //! ```
 
 pub use squish_kernels::panel::{Activation, Line};
-use squish_kernels::panel::{Code, PANEL, PanelLayout, PanelScale, pack_panel};
+use squish_kernels::{
+    memory,
+    panel::{Code, PANEL, PanelLayout, PanelScale, pack_panel},
+};
 
 use crate::{
     error::{Error, Result},
@@ -173,7 +176,7 @@ impl PackedMatrix {
     ///
     /// [`Error::Unsupported`] for an activation that the format does not have, [`Error::BlockAlign`] for groups of inputs
     /// that are no multiples of 32 and fewer than all, [`Error::Length`] if dense bytes are too few or too many,
-    /// [`Error::TooLarge`].
+    /// [`Error::TooLarge`], [`Error::Memory`].
     pub fn pack<'a>(weights: impl Into<Weights<'a>>, activation: Activation) -> Result<Self> {
         let weights = weights.into();
         let source = Source::new(weights)?;
@@ -181,9 +184,11 @@ impl PackedMatrix {
         let (scale, group) = (source.scale(), source.group());
         let layout = layout_of(weights.code(), activation, scale, [n_outputs, n_inputs], group)?;
         let n_lines = n_lines(&layout, n_outputs)?;
-        let mut lines = vec![Line([0; 64]); n_lines];
+        let bytes = 64 * n_lines;
+        let mut lines =
+            memory::filled(n_lines, Line([0; 64])).map_err(|_| Error::Memory { bytes })?;
         let panels = Panels { first: 0, layout: &layout, lines: &mut lines };
-        for_bands(panels, 1, 64 * n_lines, &|panels: Panels<'_>| {
+        for_bands(panels, 1, bytes, &|panels: Panels<'_>| {
             let lines_each = layout.panel_bytes() / 64;
             for (i, panel) in panels.lines.chunks_exact_mut(lines_each.max(1)).enumerate() {
                 let first_output = (panels.first + i) * PANEL;

@@ -2,7 +2,8 @@
 
 use std::ops::{Deref, DerefMut};
 
-use super::advice::prefer_huge_pages;
+use squish_kernels::memory;
+
 use crate::error::{Error, Result};
 
 /// Bytes of a cache line, and of the widest vector.
@@ -24,11 +25,8 @@ impl<T: Copy + Default> Buffer<T> {
         let slack = LINE / size_of::<T>();
         let bytes = len.saturating_mul(size_of::<T>());
         let with_slack = len.checked_add(slack).ok_or(Error::StorageMemory { what, bytes })?;
-        let mut storage = Vec::<T>::new();
-        let reserved = storage.try_reserve_exact(with_slack);
-        reserved.map_err(|_| Error::StorageMemory { what, bytes })?;
-        prefer_huge_pages(storage.spare_capacity_mut());
-        storage.resize(with_slack, T::default());
+        let filled = memory::filled(with_slack, T::default());
+        let storage: Vec<T> = filled.map_err(|_| Error::StorageMemory { what, bytes })?;
         let start = line_start(&storage, slack);
         Ok(Self { storage, start, len })
     }
@@ -43,7 +41,7 @@ fn line_start<T>(storage: &[T], slack: usize) -> usize {
 impl<T: Clone> Clone for Buffer<T> {
     fn clone(&self) -> Self {
         let mut storage = Vec::with_capacity(self.storage.len());
-        prefer_huge_pages(storage.spare_capacity_mut());
+        memory::prefer_huge_pages(&mut storage);
         storage.extend_from_slice(&self.storage);
         let start = line_start(&storage, storage.len() - self.len);
         // What lies before the start comes around to the end.
