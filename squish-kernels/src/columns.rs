@@ -111,7 +111,7 @@ fn check_rows(rows: &[&[f32]], n: usize) {
 #[derive(Clone, Copy)]
 struct State<S: Simd> {
     min: S::f32s,
-    ma,
+    max: S::f32s,
     n_zero: S::u32s,
     n_non_finite: S::u32s,
 }

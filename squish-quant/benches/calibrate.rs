@@ -1,11 +1,3 @@
-let (fresh, mut n_calls) = (calibrator.clone(), 0_u32);
-            bench.iter(|| {
-                n_calls += 1;
-                n_calls += 1;
-                if n_calls            let (fresh, mut n_calls) = (calibrator.clone(), 0_u32);
-            let mut n_calls = 0_u32;
-            bench.iter(|| {
-                n_calls += 1;
 //! Calibration, activation sparsity and rotations: the seed's shapes, and those of a layer of 4096 channels. One thread.
 
 use squish_bench::{Limit, Residency, Row, Target, Work, black_box, input};

@@ -115,7 +115,9 @@ pub fn nvfp4_to_blocks<C: AsRef<[u8]>, S: AsRef<[u8]>>(
     for (codes, scales) in codes.iter().zip(tensor.scales().as_chunks::<4>().0) {
         out.extend(scales);
         for codes in codes.as_chunks::<NVFP4_HALF>().0 {
-            out.extend((0..NVFP4_HALF).map(|j| nibble(codes, j) | nibble(codes, j + NVFP4_HALF) << 4));
+            out.extend(
+                (0..NVFP4_HALF).map(|j| nibble(codes, j) | nibble(codes, j + NVFP4_HALF) << 4),
+            );
         }
     }
     Ok(out)

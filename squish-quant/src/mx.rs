@@ -186,8 +186,7 @@ impl MxQuantizer {
 /// Gives the blocks of a run that hold a NaN or an infinity the scale NaN, and codes of zero.
 #[cold]
 fn poison(run: Run<'_>, block_bytes: usize, codes: &mut [u8], scales: &mut [u8]) {
-    let blocks =
-        run.x.chunks_exact(MX_BLOCK).zip(codes.chunks_exact_mut(block_bytes)).zip(scales);
+    let blocks = run.x.chunks_exact(MX_BLOCK).zip(codes.chunks_exact_mut(block_bytes)).zip(scales);
     for ((_, codes), scale) in blocks.filter(|((x, _), _)| x.iter().any(|x| !x.is_finite())) {
         codes.fill(0);
         *scale = E8M0::NAN.to_bits();

@@ -137,11 +137,7 @@ impl GlobalScale {
             Self::Multiply(factor) => factor >= 0.0,
             Self::Divide(divisor) => divisor > 0.0,
         };
-        if decodes && value.is_finite() {
-            Ok(())
-        } else {
-            Err(Error::BadScale { index: 0, value })
-        }
+        if decodes && value.is_finite() { Ok(()) } else { Err(Error::BadScale { index: 0, value }) }
     }
 
     /// `Ok` if the reciprocals of what all scales but zero stand for are normal numbers.
@@ -290,7 +286,9 @@ impl NvFp4Quantizer {
             let first_element = first_row * x.ncols() + run.element;
             let all_finite =
                 finite_abs_max(self.non_finite, first_element, run.x, NVFP4_BLOCK, largest)?;
-            largest.iter_mut().for_each(|x| *x = global.scale_of(*x));
+            for x in &mut *largest {
+                *x = global.scale_of(*x);
+            }
             encode_blocks_to::<E4M3>(
                 isa,
                 Stores::Cached,
@@ -318,7 +316,9 @@ impl NvFp4Quantizer {
 fn factors_into(isa: Isa, global: GlobalScale, scales: &[u8], factors: &mut [f32]) {
     let scales: &[E4M3] = bytemuck::cast_slice(scales);
     decode_blocks_to(isa, Stores::Cached, scales, scales.len().max(1), &[1.0], factors);
-    factors.iter_mut().for_each(|factor| *factor = global.total(*factor));
+    for factor in factors {
+        *factor = global.total(*factor);
+    }
 }
 
 /// Gives the blocks of a run that hold a NaN or an infinity the scale NaN, and codes of zero.

@@ -186,11 +186,16 @@ impl SmxQuantizer {
     /// Blocks of rows whose buffers have been checked. An error leaves them half written.
     fn encode_rows(self, x: ArrayView2<'_, f32>, blocks: &mut [u8]) -> Result<()> {
         let bytes = size_of::<f32>() * x.len() + blocks.len();
-        for_bands(CastBand { first_row: 0, x, codes: blocks }, 1, bytes, &|band| match self.format {
-            SmxFormat::Smx4 => self.encode_band::<3>(band),
-            SmxFormat::Smx6 => self.encode_band::<5>(band),
-            SmxFormat::Smx9 => self.encode_band::<8>(band),
-        })
+        for_bands(
+            CastBand { first_row: 0, x, codes: blocks },
+            1,
+            bytes,
+            &|band| match self.format {
+                SmxFormat::Smx4 => self.encode_band::<3>(band),
+                SmxFormat::Smx6 => self.encode_band::<5>(band),
+                SmxFormat::Smx9 => self.encode_band::<8>(band),
+            },
+        )
     }
 
     fn encode_band<const BITS: usize>(self, band: CastBand<'_>) -> Result<()> {
@@ -352,7 +357,8 @@ impl<B: AsRef<[u8]>> SmxTensor<B> {
 impl SmxView<'_> {
     /// The values of the rows from `first_row` on.
     fn decode_rows(self, first_row: usize, out: ArrayViewMut2<'_, f32>) {
-        let bytes = size_of::<f32>() * out.len() + out.len() / SMX_BLOCK * self.format.block_bytes();
+        let bytes =
+            size_of::<f32>() * out.len() + out.len() / SMX_BLOCK * self.format.block_bytes();
         decode_rows(first_row, out, true, bytes, |first_row, out| match self.format {
             SmxFormat::Smx4 => self.decode_line::<3>(first_row, out),
             SmxFormat::Smx6 => self.decode_line::<5>(first_row, out),

@@ -93,12 +93,8 @@ pub(crate) fn walk(input: &[u8]) -> bool {
             MxView::new(format, shape, codes, rest).map(|view| view.decode())
         }
         7 => {
-            let Ok(global) = zero_points.try_into().map(f32::from_le_bytes) else { return false };
-            let global = if chosen(DIVIDE) {
-                GlobalScale::Divide(global)
-            } else {
-                GlobalScale::Multiply(global)
-            };
+            let Ok(global) = zero_points.try_into() else { return false };
+            let global = global_scale(chosen(DIVIDE), global);
             NvFp4View::new(shape, codes, scales, global).map(|view| view.decode())
         }
         8 => {
@@ -121,6 +117,11 @@ pub(crate) fn walk(input: &[u8]) -> bool {
         }
         Err(_) => false,
     }
+}
+
+fn global_scale(divides: bool, bytes: [u8; 4]) -> GlobalScale {
+    let value = f32::from_le_bytes(bytes);
+    if divides { GlobalScale::Divide(value) } else { GlobalScale::Multiply(value) }
 }
 
 #[cfg(test)]

@@ -297,12 +297,16 @@ fn calls_into_buffers_give_what_the_others_give_and_allocate_nothing() {
     for format in SmxFormat::ALL {
         let want = quantizer(format).encode(x.view()).expect("finite");
         let mut blocks = vec![0; want.blocks().len()];
+        // The first call of a process asks the environment for the level.
+        quantizer(format).encode_into(x.view(), &mut blocks).expect("finite");
+        blocks.fill(1);
         let ((), n) = count_allocations(|| {
             quantizer(format).encode_into(x.view(), &mut blocks).expect("finite");
             let view = SmxView::new(format, [64, 48], &blocks[..]).expect("valid");
             view.decode_into(out.view_mut()).expect("same shape");
         });
-        assert_eq!((n, &blocks[..], &out), (0, want.blocks(), &want.decode()));
+        assert_eq!(n, 0, "{format:?}");
+        assert!(blocks == want.blocks() && out == want.decode(), "{format:?}");
         let reversed = x.slice(s![..;-1, ..;-1]);
         let copied = quantizer(format).encode(reversed.as_standard_layout().view());
         assert_eq!(quantizer(format).encode(reversed), copied);
