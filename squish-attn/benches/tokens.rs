@@ -3,11 +3,11 @@
 use squish_attn::{
     Assignment, Keep, KvArrays, Mask, Mixture, Options, Selection, Sequence, TokensWorkspace,
     ndarray::{Array2, ArrayView1, ArrayView2, ArrayView3, Axis},
-    tokens::{
-        ClassToken, DpcKnn, KMeans, Merge, PruKeep, PruMerge, gather_into, merge_into,
-    },
+    tokens::{ClassToken, DpcKnn, KMeans, Merge, PruKeep, PruMerge, gather_into, merge_into},
 };
-use squish_bench::{Aligned, Limit, Residency, Row, Suite, Work, black_box, input};
+use squish_bench::{
+    Aligned, Checked, Limit, Residency, Row, Suite, Unchecked, Work, black_box, input,
+};
 
 const N_TOKENS: usize = 576;
 const DIM: usize = 1024;
@@ -120,184 +120,201 @@ fn nearest(x: ArrayView2<'_, f32>, token: usize, targets: &[u32]) -> usize {
 
 fn main() {
     let mut suite = Suite::new();
-    suite.row(&ATTENTION, |row| {
-        let (x, scores) = (matrix(50, 768, 1), input::normal(50, 2));
-        let (mut workspace, mut kept) = (TokensWorkspace::new(), Selection::default());
-        let mut out = Array2::zeros((25, 768));
-        let mut run = |kept: &mut Selection, out: &mut Array2<f32>| {
-            workspace.largest_into(black_box(&scores), Keep::Share(0.5), kept)?;
-            gather_into(view(black_box(&x), 768), kept, out.view_mut())
-        };
-        row.check(|| {
-            assert_eq!(run(&mut kept, &mut out), Ok(()));
-            let least = kept.indices().iter().map(|&i| scores[i as usize]).fold(f32::MAX, f32::min);
-            let n_larger = scores.iter().filter(|&&s| s >= least).count();
-            assert_eq!((n_larger, kept.len()), (25, 25));
-            assert_eq!(out.row(24), view(&x, 768).row(kept.indices()[24] as usize));
-        })
-        .ours(|bench| bench.iter(|| run(&mut kept, &mut out)))
-    });
-    suite.row(&CLUSTERING, |row| {
-        let x = matrix(20, 768, 3);
-        let (mut workspace, mut kept) = (TokensWorkspace::new(), Selection::default());
-        let (mut groups, mut out) = (Assignment::default(), Array2::zeros((10, 768)));
-        let mut run = |groups: &mut Assignment, kept: &mut Selection, out: &mut Array2<f32>| {
-            let x = view(black_box(&x), 768);
-            workspace.k_means_into(x, 10, KMeans::default(), groups)?;
-            groups.targets_into(kept);
-            gather_into(x, kept, out.view_mut())
-        };
-        row.check(|| {
-            assert_eq!(run(&mut groups, &mut kept, &mut out), Ok(()));
-            assert_eq!((groups.n_groups(), kept.len()), (10, 10));
-            assert_eq!(out.row(9), view(&x, 768).row(kept.indices()[9] as usize));
-        })
-        .ours(|bench| bench.iter(|| run(&mut groups, &mut kept, &mut out)))
-    });
-    suite.row(&MAGNITUDE, |row| {
-        let x = matrix(50, 768, 4);
-        let (mut workspace, mut kept) = (TokensWorkspace::new(), Selection::default());
-        let mut out = Array2::zeros((25, 768));
-        let mut run = |kept: &mut Selection| {
-            workspace.magnitude_into(view(black_box(&x), 768), Keep::Share(0.5), kept)?;
-            gather_into(view(black_box(&x), 768), kept, out.view_mut())
-        };
-        row.check(|| {
-            assert_eq!(run(&mut kept), Ok(()));
-            let norm = |i: usize| x[i * 768..(i + 1) * 768].iter().map(|x| x * x).sum::<f32>();
-            let least = kept.indices().iter().map(|&i| norm(i as usize)).fold(f32::MAX, f32::min);
-            assert_eq!((0..50).filter(|&i| norm(i) >= least).count(), 25);
-        })
-        .ours(|bench| bench.iter(|| run(&mut kept)))
-    });
-    suite.row(&K_MEANS, |row| {
-        let n_tokens = row.size(N_TOKENS, 100);
-        let x = matrix(n_tokens, DIM, 5);
-        let (mut workspace, mut groups) = (TokensWorkspace::new(), Assignment::default());
-        let mut run = |groups: &mut Assignment| {
-            workspace.k_means_into(view(black_box(&x), DIM), K, KMeans::default(), groups)
-        };
-        row.check(|| {
-            assert_eq!(run(&mut groups), Ok(()));
-            // The means of groups are nearer to their tokens than those of others.
-            let (x, mut means) = (view(&x, DIM), Array2::zeros((K, DIM)));
-            let mut sizes = [0.0; K];
-            merge_into(x, None, &groups, Merge::Mean, means.view_mut(), &mut sizes).expect("fits");
-            for (token, &group) in groups.groups().iter().enumerate().step_by(50) {
-                let square = |c: usize| -> f64 {
-                    let pairs = x.row(token).into_iter().zip(means.row(c));
-                    pairs.map(|(a, b)| f64::from(a - b).powi(2)).sum()
-                };
-                let own = square(group as usize);
-                assert!((0..K).all(|c| own <= square(c) + 1e-2), "{token}");
-            }
-        })
-        .ours(|bench| bench.iter(|| run(&mut groups)))
-    });
-    suite.row(&DPC_KNN, |row| {
-        let n_tokens = row.size(N_TOKENS, 100);
-        let x = matrix(n_tokens, DIM, 6);
-        let (mut workspace, mut groups) = (TokensWorkspace::new(), Assignment::default());
-        let mut run = |groups: &mut Assignment| {
-            workspace.dpc_knn_into(view(black_box(&x), DIM), K, DpcKnn::default(), groups)
-        };
-        row.check(|| {
-            assert_eq!(run(&mut groups), Ok(()));
-            for (token, &group) in groups.groups().iter().enumerate().step_by(50) {
-                assert_eq!(nearest(view(&x, DIM), token, groups.targets()), group as usize);
-            }
-        })
-        .ours(|bench| bench.iter(|| run(&mut groups)))
-    });
-    suite.row(&TOME, |row| {
-        let x = matrix(N_TOKENS, DIM, 7);
-        let (mut workspace, mut groups) = (TokensWorkspace::new(), Assignment::default());
-        let n_left = N_TOKENS - MERGED;
-        let (mut out, mut sizes) = (Array2::zeros((n_left, DIM)), vec![0.0; n_left]);
-        let mut run = |groups: &mut Assignment, sizes: &mut [f32]| {
-            let x = view(black_box(&x), DIM);
-            workspace.tome_into(x, MERGED, ClassToken::Absent, groups)?;
-            merge_into(x, None, groups, Merge::Mean, out.view_mut(), sizes)
-        };
-        row.check(|| {
-            assert_eq!(run(&mut groups, &mut sizes), Ok(()));
-            assert_eq!(sizes.iter().sum::<f32>(), N_TOKENS as f32);
-            let cosine = |i: usize, j: usize| -> f64 {
-                let [a, b] = [i, j].map(|i| view(&x, DIM).row(i).mapv(f64::from));
-                a.dot(&b) / (a.dot(&a) * b.dot(&b)).sqrt()
-            };
-            for token in (0..N_TOKENS).step_by(50) {
-                let target = groups.targets()[groups.groups()[token] as usize] as usize;
-                let own = cosine(token, target);
-                let mut others = (1..N_TOKENS).step_by(2);
-                assert!(target == token || others.all(|b| cosine(token, b) <= own + 1e-6));
-            }
-        })
-        .ours(|bench| bench.iter(|| run(&mut groups, &mut sizes)))
-    });
-    suite.row(&VISION_ZIP, |row| {
-        let (x, attention) = (matrix(N_TOKENS, DIM, 8), input::normal(N_TOKENS, 9));
-        let (mut workspace, mut groups) = (TokensWorkspace::new(), Assignment::default());
-        let (mut out, mut sizes) = (Array2::zeros((K, DIM)), [0.0; K]);
-        let mut run = |groups: &mut Assignment, sizes: &mut [f32]| {
-            let x = view(black_box(&x), DIM);
-            workspace.vision_zip_into(black_box(&attention), x, K - 10, 10, groups)?;
-            merge_into(x, None, groups, Merge::TargetPlusMean, out.view_mut(), sizes)
-        };
-        row.check(|| {
-            assert_eq!(run(&mut groups, &mut sizes), Ok(()));
-            assert!(groups.n_groups() == K && groups.targets()[..K - 10].is_sorted());
-            assert_eq!(sizes.iter().sum::<f32>(), N_TOKENS as f32);
-        })
-        .ours(|bench| bench.iter(|| run(&mut groups, &mut sizes)))
-    });
-    suite.row(&PRU_MERGE, |row| {
-        let (x, attention) = (matrix(N_TOKENS, DIM, 10), input::normal(N_TOKENS, 11));
-        let (mut workspace, mut sums) = (TokensWorkspace::new(), Mixture::default());
-        let options =
-            PruMerge { keep: PruKeep::Largest(Keep::Tokens(K)), ..PruMerge::default() };
-        let mut run = |sums: &mut Mixture| {
-            let x = view(black_box(&x), DIM);
-            workspace.pru_merge_into(black_box(&attention), x, options, sums)
-        };
-        row.check(|| {
-            assert_eq!(run(&mut sums), Ok(()));
-            assert_eq!((sums.len(), sums.terms(0).len(), sums.terms(K).len()), (59, 33, 518));
-        })
-        .ours(|bench| bench.iter(|| run(&mut sums)))
-    });
-    suite.row(&MASS, |row| {
-        let n_tokens = row.size(N_TOKENS, 96);
-        let n = n_tokens * N_HEADS * HEAD_DIM;
-        let (keys, queries) = (input::normal(n, 12), input::normal(n, 13));
-        let source = KvArrays::new([&keys, &keys], N_HEADS, n_tokens, [HEAD_DIM; 2]);
-        let source = source.expect("as many numbers as rows have");
-        let queries = ArrayView3::from_shape((n_tokens, N_HEADS, HEAD_DIM), &queries);
-        let queries = queries.expect("whole rows");
-        let (mut workspace, mut mass) = (TokensWorkspace::new(), vec![0.0; n_tokens]);
-        let mut run = |mass: &mut [f32]| {
-            let sequence =
-                Sequence { source: black_box(&source), n_rows: n_tokens, mask: Mask::Full };
-            workspace.attention_mass_into(queries, sequence, &Options::default(), mass)
-        };
-        row.check(|| {
-            assert_eq!(run(&mut mass), Ok(()));
-            assert!((mass.iter().sum::<f32>() - 1.0).abs() < 1e-4);
-            let weight = |query: ArrayView1<'_, f32>, head: usize| {
-                let score = |token: usize| {
-                    let key = &keys[(head * n_tokens + token) * HEAD_DIM..][..HEAD_DIM];
-                    let dot = query.iter().zip(key).map(|(q, k)| f64::from(q * k)).sum::<f64>();
-                    (dot / 8.0).exp()
-                };
-                score(0) / (0..n_tokens).map(score).sum::<f64>()
-            };
-            let rows = queries.outer_iter();
-            let heads = rows.flat_map(|row| (0..N_HEADS).map(move |head| (row, head)));
-            let sum: f64 = heads.map(|(row, head)| weight(row.index_axis_move(Axis(0), head), head)).sum();
-            let want = sum / (n_tokens * N_HEADS) as f64;
-            assert!((want - f64::from(mass[0])).abs() < 1e-7, "{want} {}", mass[0]);
-        })
-        .ours(|bench| bench.iter(|| run(&mut mass)))
-    });
+    suite.row(&ATTENTION, attention);
+    suite.row(&CLUSTERING, clustering);
+    suite.row(&MAGNITUDE, magnitude);
+    suite.row(&K_MEANS, k_means);
+    suite.row(&DPC_KNN, dpc_knn);
+    suite.row(&TOME, tome);
+    suite.row(&VISION_ZIP, vision_zip);
+    suite.row(&PRU_MERGE, pru_merge);
+    suite.row(&MASS, mass);
     suite.finish();
+}
+
+fn attention(row: Unchecked<'_>) -> Checked<'_> {
+    let (x, scores) = (matrix(50, 768, 1), input::normal(50, 2));
+    let (mut workspace, mut kept) = (TokensWorkspace::new(), Selection::default());
+    let mut out = Array2::zeros((25, 768));
+    let mut run = |kept: &mut Selection, out: &mut Array2<f32>| {
+        workspace.largest_into(black_box(&scores), Keep::Share(0.5), kept)?;
+        gather_into(view(black_box(&x), 768), kept, out.view_mut())
+    };
+    row.check(|| {
+        assert_eq!(run(&mut kept, &mut out), Ok(()));
+        let least = kept.indices().iter().map(|&i| scores[i as usize]).fold(f32::MAX, f32::min);
+        let n_larger = scores.iter().filter(|&&s| s >= least).count();
+        assert_eq!((n_larger, kept.len()), (25, 25));
+        assert_eq!(out.row(24), view(&x, 768).row(kept.indices()[24] as usize));
+    })
+    .ours(|bench| bench.iter(|| run(&mut kept, &mut out)))
+}
+
+fn clustering(row: Unchecked<'_>) -> Checked<'_> {
+    let x = matrix(20, 768, 3);
+    let (mut workspace, mut kept) = (TokensWorkspace::new(), Selection::default());
+    let (mut groups, mut out) = (Assignment::default(), Array2::zeros((10, 768)));
+    let mut run = |groups: &mut Assignment, kept: &mut Selection, out: &mut Array2<f32>| {
+        let x = view(black_box(&x), 768);
+        workspace.k_means_into(x, 10, KMeans::default(), groups)?;
+        groups.targets_into(kept);
+        gather_into(x, kept, out.view_mut())
+    };
+    row.check(|| {
+        assert_eq!(run(&mut groups, &mut kept, &mut out), Ok(()));
+        assert_eq!((groups.n_groups(), kept.len()), (10, 10));
+        assert_eq!(out.row(9), view(&x, 768).row(kept.indices()[9] as usize));
+    })
+    .ours(|bench| bench.iter(|| run(&mut groups, &mut kept, &mut out)))
+}
+
+fn magnitude(row: Unchecked<'_>) -> Checked<'_> {
+    let x = matrix(50, 768, 4);
+    let (mut workspace, mut kept) = (TokensWorkspace::new(), Selection::default());
+    let mut out = Array2::zeros((25, 768));
+    let mut run = |kept: &mut Selection| {
+        workspace.magnitude_into(view(black_box(&x), 768), Keep::Share(0.5), kept)?;
+        gather_into(view(black_box(&x), 768), kept, out.view_mut())
+    };
+    row.check(|| {
+        assert_eq!(run(&mut kept), Ok(()));
+        let norm = |i: usize| x[i * 768..(i + 1) * 768].iter().map(|x| x * x).sum::<f32>();
+        let least = kept.indices().iter().map(|&i| norm(i as usize)).fold(f32::MAX, f32::min);
+        assert_eq!((0..50).filter(|&i| norm(i) >= least).count(), 25);
+    })
+    .ours(|bench| bench.iter(|| run(&mut kept)))
+}
+
+fn k_means(row: Unchecked<'_>) -> Checked<'_> {
+    let n_tokens = row.size(N_TOKENS, 100);
+    let x = matrix(n_tokens, DIM, 5);
+    let (mut workspace, mut groups) = (TokensWorkspace::new(), Assignment::default());
+    let mut run = |groups: &mut Assignment| {
+        workspace.k_means_into(view(black_box(&x), DIM), K, KMeans::default(), groups)
+    };
+    row.check(|| {
+        assert_eq!(run(&mut groups), Ok(()));
+        // The means of groups are nearer to their tokens than those of others.
+        let (x, mut means) = (view(&x, DIM), Array2::zeros((K, DIM)));
+        let mut sizes = [0.0; K];
+        merge_into(x, None, &groups, Merge::Mean, means.view_mut(), &mut sizes).expect("fits");
+        for (token, &group) in groups.groups().iter().enumerate().step_by(50) {
+            let square = |c: usize| -> f64 {
+                let pairs = x.row(token).into_iter().zip(means.row(c));
+                pairs.map(|(a, b)| f64::from(a - b).powi(2)).sum()
+            };
+            let own = square(group as usize);
+            assert!((0..K).all(|c| own <= square(c) + 1e-2), "{token}");
+        }
+    })
+    .ours(|bench| bench.iter(|| run(&mut groups)))
+}
+
+fn dpc_knn(row: Unchecked<'_>) -> Checked<'_> {
+    let n_tokens = row.size(N_TOKENS, 100);
+    let x = matrix(n_tokens, DIM, 6);
+    let (mut workspace, mut groups) = (TokensWorkspace::new(), Assignment::default());
+    let mut run = |groups: &mut Assignment| {
+        workspace.dpc_knn_into(view(black_box(&x), DIM), K, DpcKnn::default(), groups)
+    };
+    row.check(|| {
+        assert_eq!(run(&mut groups), Ok(()));
+        for (token, &group) in groups.groups().iter().enumerate().step_by(50) {
+            assert_eq!(nearest(view(&x, DIM), token, groups.targets()), group as usize);
+        }
+    })
+    .ours(|bench| bench.iter(|| run(&mut groups)))
+}
+
+fn tome(row: Unchecked<'_>) -> Checked<'_> {
+    let x = matrix(N_TOKENS, DIM, 7);
+    let (mut workspace, mut groups) = (TokensWorkspace::new(), Assignment::default());
+    let n_left = N_TOKENS - MERGED;
+    let (mut out, mut sizes) = (Array2::zeros((n_left, DIM)), vec![0.0; n_left]);
+    let mut run = |groups: &mut Assignment, sizes: &mut [f32]| {
+        let x = view(black_box(&x), DIM);
+        workspace.tome_into(x, MERGED, ClassToken::Absent, groups)?;
+        merge_into(x, None, groups, Merge::Mean, out.view_mut(), sizes)
+    };
+    row.check(|| {
+        assert_eq!(run(&mut groups, &mut sizes), Ok(()));
+        assert_eq!(sizes.iter().sum::<f32>(), N_TOKENS as f32);
+        let cosine = |i: usize, j: usize| -> f64 {
+            let [a, b] = [i, j].map(|i| view(&x, DIM).row(i).mapv(f64::from));
+            a.dot(&b) / (a.dot(&a) * b.dot(&b)).sqrt()
+        };
+        for token in (0..N_TOKENS).step_by(50) {
+            let target = groups.targets()[groups.groups()[token] as usize] as usize;
+            let own = cosine(token, target);
+            let mut others = (1..N_TOKENS).step_by(2);
+            assert!(target == token || others.all(|b| cosine(token, b) <= own + 1e-6));
+        }
+    })
+    .ours(|bench| bench.iter(|| run(&mut groups, &mut sizes)))
+}
+
+fn vision_zip(row: Unchecked<'_>) -> Checked<'_> {
+    let (x, attention) = (matrix(N_TOKENS, DIM, 8), input::normal(N_TOKENS, 9));
+    let (mut workspace, mut groups) = (TokensWorkspace::new(), Assignment::default());
+    let (mut out, mut sizes) = (Array2::zeros((K, DIM)), [0.0; K]);
+    let mut run = |groups: &mut Assignment, sizes: &mut [f32]| {
+        let x = view(black_box(&x), DIM);
+        workspace.vision_zip_into(black_box(&attention), x, K - 10, 10, groups)?;
+        merge_into(x, None, groups, Merge::TargetPlusMean, out.view_mut(), sizes)
+    };
+    row.check(|| {
+        assert_eq!(run(&mut groups, &mut sizes), Ok(()));
+        assert!(groups.n_groups() == K && groups.targets()[..K - 10].is_sorted());
+        assert_eq!(sizes.iter().sum::<f32>(), N_TOKENS as f32);
+    })
+    .ours(|bench| bench.iter(|| run(&mut groups, &mut sizes)))
+}
+
+fn pru_merge(row: Unchecked<'_>) -> Checked<'_> {
+    let (x, attention) = (matrix(N_TOKENS, DIM, 10), input::normal(N_TOKENS, 11));
+    let (mut workspace, mut sums) = (TokensWorkspace::new(), Mixture::default());
+    let options = PruMerge { keep: PruKeep::Largest(Keep::Tokens(K)), ..PruMerge::default() };
+    let mut run = |sums: &mut Mixture| {
+        let x = view(black_box(&x), DIM);
+        workspace.pru_merge_into(black_box(&attention), x, options, sums)
+    };
+    row.check(|| {
+        assert_eq!(run(&mut sums), Ok(()));
+        assert_eq!((sums.len(), sums.terms(0).len(), sums.terms(K).len()), (59, 33, 518));
+    })
+    .ours(|bench| bench.iter(|| run(&mut sums)))
+}
+
+fn mass(row: Unchecked<'_>) -> Checked<'_> {
+    let n_tokens = row.size(N_TOKENS, 96);
+    let n = n_tokens * N_HEADS * HEAD_DIM;
+    let (keys, queries) = (input::normal(n, 12), input::normal(n, 13));
+    let source = KvArrays::new([&keys, &keys], N_HEADS, n_tokens, [HEAD_DIM; 2]);
+    let source = source.expect("as many numbers as rows have");
+    let queries = ArrayView3::from_shape((n_tokens, N_HEADS, HEAD_DIM), &queries);
+    let queries = queries.expect("whole rows");
+    let (mut workspace, mut mass) = (TokensWorkspace::new(), vec![0.0; n_tokens]);
+    let mut run = |mass: &mut [f32]| {
+        let sequence = Sequence { source: black_box(&source), n_rows: n_tokens, mask: Mask::Full };
+        workspace.attention_mass_into(queries, sequence, &Options::default(), mass)
+    };
+    row.check(|| {
+        assert_eq!(run(&mut mass), Ok(()));
+        assert!((mass.iter().sum::<f32>() - 1.0).abs() < 1e-4);
+        let weight = |query: ArrayView1<'_, f32>, head: usize| {
+            let score = |token: usize| {
+                let key = &keys[(head * n_tokens + token) * HEAD_DIM..][..HEAD_DIM];
+                let dot = query.iter().zip(key).map(|(q, k)| f64::from(q * k)).sum::<f64>();
+                (dot / 8.0).exp()
+            };
+            score(0) / (0..n_tokens).map(score).sum::<f64>()
+        };
+        let rows = queries.outer_iter();
+        let heads = rows.flat_map(|row| (0..N_HEADS).map(move |head| (row, head)));
+        let sum: f64 =
+            heads.map(|(row, head)| weight(row.index_axis_move(Axis(0), head), head)).sum();
+        let want = sum / (n_tokens * N_HEADS) as f64;
+        assert!((want - f64::from(mass[0])).abs() < 1e-7, "{want} {}", mass[0]);
+    })
+    .ours(|bench| bench.iter(|| run(&mut mass)))
 }

@@ -154,7 +154,7 @@ fn check<S: KvSource>(
 /// Whether the heads and the width of queries are those of the keys.
 fn check_source<S: KvSource>(source: &S, n_heads: usize, key_dim: usize) -> Result<()> {
     let kv_heads = source.n_heads();
-    if n_heads == 0 || kv_heads == 0 || n_heads % kv_heads != 0 {
+    if n_heads == 0 || kv_heads == 0 || !n_heads.is_multiple_of(kv_heads) {
         return Err(AttnError::Heads { n_heads, kv_heads });
     }
     AttnError::check_axis("queries", "width", source.key_dim(), key_dim)?;

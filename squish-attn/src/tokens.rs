@@ -7,15 +7,15 @@
 //! | [`outliers_into`](TokensWorkspace::outliers_into) (of arXiv 2403.15388) | attention | those beyond the upper fence |
 //! | [`magnitude_into`](TokensWorkspace::magnitude_into) | norms | the largest |
 //! | [`vision_zip_into`](TokensWorkspace::vision_zip_into) (arXiv 2412.04467) | attention and keys | dominant tokens, and contextual ones |
-//! | [`pru_merge_into`](TokensWorkspace::pru_merge_into) (arXiv 2403.15388) | attention and keys | outliers with what is like them, and the rest as one |
+//! | [`pru_merge_into`](TokensWorkspace::pru_merge_into) (arXiv 2403.15388) | attention and keys | outliers with their like, the rest as one |
 //! | [`tome_into`](TokensWorkspace::tome_into) (arXiv 2210.09461) | keys | all but `r`, which are merged into others |
 //! | [`dpc_knn_into`](TokensWorkspace::dpc_knn_into) (arXiv 2204.08680) | distances | clusters around density peaks |
 //! | [`k_means_into`](TokensWorkspace::k_means_into) | distances | clusters around means |
 //!
-//! A method says what is to be done, as indices: a [`Selection`], an [`Assignment`] or a [`Mixture`]. No token is moved before [`gather_into`],
-//! [`merge_into`] or [`mix_into`] does it, to hidden states as well as to keys and values. The attention that tokens receive is
-//! [`attention_mass_into`](TokensWorkspace::attention_mass_into); tokens that were merged are attended to in proportion to their sizes by
-//! [`widen_keys_into`].
+//! A method says what is to be done, as indices: a [`Selection`], an [`Assignment`] or a [`Mixture`]. No token is moved before
+//! [`gather_into`], [`merge_into`] or [`mix_into`] does it, to hidden states as well as to keys and values. The attention that tokens
+//! receive is [`attention_mass_into`](TokensWorkspace::attention_mass_into); tokens that were merged are attended to in proportion to their
+//! sizes by [`widen_keys_into`].
 //!
 //! **Ties** go to the lowest index; each method says which. NaN and infinities are refused by name. Of no tokens nothing remains, and of
 //! more than there are, all. To keep none is a result where tokens are selected, and an error where each must be in a group.

@@ -93,9 +93,9 @@ pub fn column_range_with(isa: Isa, rows: &[&[f32]], range: &mut ColumnRange<'_>)
 pub fn count_active_with(isa: Isa, rows: &[&[f32]], threshold: f32, n_active: &mut [u32]) {
     check_rows(rows, n_active.len());
     dispatch!(isa.token(), simd => {
-        let (fours, rest) = rows.as_chunks::<4>();
-        for rows in fours {
-            active_of::<_, 4>(simd, *rows, threshold, n_active);
+        let (eights, rest) = rows.as_chunks::<8>();
+        for rows in eights {
+            active_of::<_, 8>(simd, *rows, threshold, n_active);
         }
         for row in rest {
             active_of::<_, 1>(simd, [*row], threshold, n_active);

@@ -27,7 +27,7 @@
 //!
 //! Every sum has the same order on all levels, and so the same bits.
 //!
-//! Source: J. J. Sylvester 1867; R. Paley, "On orthogonal matrices", 1933, lemma 2. Use in quantization: S. Ashkboos et al., QuaRot, arXiv
+//! Source: J. J. Sylvester 1867; R. Paley, "On orthogonal matrices", 1933, lemma 2. Use in quantization: S. Ashkboos et al., `QuaRot`, arXiv
 //! 2404.00456.
 
 use fearless_simd::{Simd, prelude::*};
@@ -253,7 +253,9 @@ fn two<S: Simd>(simd: S, x: &mut [f32]) {
 
 /// The same for rows of less than two vectors.
 fn walsh_scalar(x: &mut [f32], scale: f32) {
-    x.iter_mut().for_each(|x| *x *= scale);
+    for x in &mut *x {
+        *x *= scale;
+    }
     let mut step = 1;
     while step < x.len() {
         for x in x.chunks_exact_mut(2 * step) {
@@ -268,12 +270,7 @@ fn walsh_scalar(x: &mut [f32], scale: f32) {
 
 /// Paley's factor over `x`, `[2 P, width]`, whose `P` pairs of rows are columns of `signs`.
 #[inline(always)]
-fn combine<S: Simd, const P: usize>(
-    simd: S,
-    x: &mut [f32],
-    width: usize,
-    signs: &[[f32; P]; P],
-) {
+fn combine<S: Simd, const P: usize>(simd: S, x: &mut [f32], width: usize, signs: &[[f32; P]; P]) {
     let lanes = S::f32s::LEN;
     let zero = S::f32s::splat(simd, 0.0);
     for first in (0..width).step_by(lanes) {
@@ -289,19 +286,25 @@ fn combine<S: Simd, const P: usize>(
             };
             (sums[i], differences[i]) = (even + odd, even - odd);
         }
-        for i in 0..P {
-            let (mut even, mut odd) = (differences[i], -sums[i]);
-            for j in (0..P).filter(|&j| j != i) {
-                let sign = S::f32s::splat(simd, signs[i][j]);
-                even += sums[j] * sign;
-                odd += differences[j] * sign;
+        // Two rows of `C` at a time, so that what is loaded serves twice. Products with 1, −1 and 0 are exact.
+        for i in (0..P).step_by(2) {
+            let mut y = [differences[i], -sums[i], differences[i + 1], -sums[i + 1]];
+            for j in 0..P {
+                let [a, b] = [signs[i][j], signs[i + 1][j]].map(
+                    #[inline(always)]
+                    |sign| S::f32s::splat(simd, sign),
+                );
+                y[0] = sums[j].mul_add(a, y[0]);
+                y[1] = differences[j].mul_add(a, y[1]);
+                y[2] = sums[j].mul_add(b, y[2]);
+                y[3] = differences[j].mul_add(b, y[3]);
             }
-            if len == lanes {
-                even.store_slice(&mut x[at(2 * i)]);
-                odd.store_slice(&mut x[at(2 * i + 1)]);
-            } else {
-                store_partial::<S>(even, &mut x[at(2 * i)]);
-                store_partial::<S>(odd, &mut x[at(2 * i + 1)]);
+            for (k, y) in y.into_iter().enumerate() {
+                if len == lanes {
+                    y.store_slice(&mut x[at(2 * i + k)]);
+                } else {
+                    store_partial::<S>(y, &mut x[at(2 * i + k)]);
+                }
             }
         }
     }

@@ -85,7 +85,10 @@ pub fn count_magnitudes(x: &[f32], floor: i32, counts: &mut [[u32; SLOTS]; 4]) {
 #[doc(hidden)]
 pub fn count_columns_with(isa: Isa, rows: &[&[f32]], floors: &[i32], counts: &mut [u32]) {
     let n = floors.len();
-    assert!(rows.iter().all(|row| row.len() == n), "histogram: a row has not one element per column");
+    assert!(
+        rows.iter().all(|row| row.len() == n),
+        "histogram: a row has not one element per column"
+    );
     assert_eq!(counts.len(), n * SLOTS, "histogram: the counters of {n} columns");
     let (counts, _) = counts.as_chunks_mut();
     dispatch!(isa.token(), simd => count_blocks(simd, rows, floors, counts));
@@ -139,8 +142,15 @@ fn count_blocks<S: Simd>(simd: S, rows: &[&[f32]], floors: &[i32], counts: &mut 
                 let floor = S::i32s::from_slice(simd, &block_floors[at..at + lanes]);
                 slots::<S>(simd, x, floor).store_slice(&mut block_slots[at..at + lanes]);
             }
-            for (counts, &slot) in counts.iter_mut().zip(&block_slots) {
-                counts[slot as usize] += 1;
+            if let Some(counts) = counts.first_chunk_mut::<BLOCK>() {
+                // A length that the compiler knows, so that no loop remains.
+                for (counts, slot) in counts.iter_mut().zip(block_slots) {
+                    counts[slot as usize] += 1;
+                }
+            } else {
+                for (counts, &slot) in counts.iter_mut().zip(&block_slots) {
+                    counts[slot as usize] += 1;
+                }
             }
         }
     }

@@ -4,8 +4,7 @@ use squish_bench::{Limit, Residency, Row, Target, Work, black_box, input};
 use squish_quant::{
     ActSparsityPredictor, CalibratorOptions, IntFormat, IntRange, Method, QuantAwareCalibrator,
     SparseFfnGate, SparsityOptions, SparsityStatistic, Statistic, Target as Format, hadamard_block,
-    hadamard_in_place,
-    ndarray::ArrayView2,
+    hadamard_in_place, ndarray::ArrayView2,
 };
 
 mod common;
@@ -132,7 +131,9 @@ fn main() {
         })
         .ours(|bench| bench.iter(|| black_box(&calibrator).scales_into(method, INT8, &mut scales)))
     });
-    for (row, statistic) in [(&RECORD_RANGE, Statistic::MinMax), (&RECORD_HISTOGRAM, Statistic::Histogram)] {
+    for (row, statistic) in
+        [(&RECORD_RANGE, Statistic::MinMax), (&RECORD_HISTOGRAM, Statistic::Histogram)]
+    {
         suite.row(row, |row| {
             let shape = [row.size(LAYER[0], 8), row.size(LAYER[1], 64)];
             let x = input::normal(shape[0] * shape[1], 1);
@@ -170,7 +171,9 @@ fn sparsity(suite: &mut squish_bench::Suite) {
     let predictor = || {
         let mut predictor = ActSparsityPredictor::new(&[256; 4], options).expect("options");
         for layer in 0..4 {
-            predictor.record(layer, batch(&input::normal(16 * 256, layer as u64), shape)).expect("a batch");
+            predictor
+                .record(layer, batch(&input::normal(16 * 256, layer as u64), shape))
+                .expect("a batch");
         }
         predictor
     };

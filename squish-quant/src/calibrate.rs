@@ -236,8 +236,9 @@ impl QuantAwareCalibrator {
             Statistic::Histogram => (n_channels, n_channels.checked_mul(SLOTS)),
         };
         let too_large = Error::TooLarge { shape: [n_channels, SLOTS] };
-        let n_counts =
-            n_counts.filter(|&n| isize::try_from(n).is_ok_and(|n| n <= isize::MAX / 4)).ok_or(too_large)?;
+        let n_counts = n_counts
+            .filter(|&n| isize::try_from(n).is_ok_and(|n| n <= isize::MAX / 4))
+            .ok_or(too_large)?;
         Ok(Self {
             options,
             n_rows: 0,
@@ -303,7 +304,8 @@ impl QuantAwareCalibrator {
         let total = self.n_rows_with(other.n_rows)?;
         self.ranges.merge(&other.ranges);
         self.raise_windows();
-        let (counts, others) = (self.counts.as_chunks_mut::<SLOTS>().0, other.counts.as_chunks::<SLOTS>().0);
+        let (counts, others) =
+            (self.counts.as_chunks_mut::<SLOTS>().0, other.counts.as_chunks::<SLOTS>().0);
         for (i, (counts, other_counts)) in counts.iter_mut().zip(others).enumerate() {
             // This window is that of the larger maximum, and so not below the other one.
             let rise = (self.floors[i] - other.floors[i]) as usize;

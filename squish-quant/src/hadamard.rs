@@ -14,7 +14,7 @@
 //!
 //! A rotation in blocks spreads an outlier over its block alone. The transforms themselves: [`squish_kernels::hadamard`].
 //!
-//! Source: S. Ashkboos et al., QuaRot, arXiv 2404.00456; the random signs that it multiplies with are left to the caller.
+//! Source: S. Ashkboos et al., `QuaRot`, arXiv 2404.00456; the random signs that it multiplies with are left to the caller.
 
 pub use squish_kernels::hadamard::hadamard_block;
 

@@ -1,4 +1,4 @@
-//! Moving outliers of activations into weights: SmoothQuant's scales.
+//! Moving outliers of activations into weights: `SmoothQuant`'s scales.
 //!
 //! ```text
 //! W x = (W diag(s)) (diag(s)⁻¹ x)        s[j] = amax(X[:, j])^α / amax(W[:, j])^(1 − α)
@@ -76,7 +76,10 @@ pub fn smooth_scales_into(
 ///
 /// [`Error::NonFinite`] for a NaN or an infinity.
 pub fn column_abs_max(weight: ArrayView2<'_, f32>) -> Result<Vec<f32>> {
-    let options = CalibratorOptions { statistic: Statistic::MinMax, non_finite: crate::NonFiniteBatch::Refuse };
+    let options = CalibratorOptions {
+        statistic: Statistic::MinMax,
+        non_finite: crate::NonFiniteBatch::Refuse,
+    };
     let mut calibrator = QuantAwareCalibrator::new(weight.ncols(), options)?;
     calibrator.record(weight.as_standard_layout().view())?;
     Ok(calibrator.abs_max())

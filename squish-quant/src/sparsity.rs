@@ -12,7 +12,7 @@
 //! Counting near-zero elements takes one pass at the speed of memory. The histogram of magnitudes, one per layer, is that of
 //! [`squish_kernels::histogram`]; thresholds need it, and lie within 1/32 of the exact quantile.
 //!
-//! Sources: J. Liu et al., TEAL, arXiv 2408.14690, section 4; Y. Song et al., PowerInfer, arXiv 2312.12456; D. Lee et al., CATS, arXiv
+//! Sources: J. Liu et al., TEAL, arXiv 2408.14690, section 4; Y. Song et al., `PowerInfer`, arXiv 2312.12456; D. Lee et al., CATS, arXiv
 //! 2404.08763, whose gate has the same form.
 
 use ndarray::ArrayView2;
@@ -362,12 +362,7 @@ impl SparseFfnGate {
     /// # Errors
     ///
     /// [`Error::Length`], [`Error::TooLarge`] for more than 2^32 elements. Then nothing is written.
-    pub fn select_into(
-        self,
-        x: &[f32],
-        indices: &mut [u32],
-        values: &mut [f32],
-    ) -> Result<usize> {
+    pub fn select_into(self, x: &[f32], indices: &mut [u32], values: &mut [f32]) -> Result<usize> {
         Error::check_length("indices", x.len(), indices.len())?;
         Error::check_length("values", x.len(), values.len())?;
         if x.len() as u64 > 1 << 32 {
@@ -386,7 +381,11 @@ fn check_threshold(what: &'static str, value: f32) -> Result<()> {
     if value >= 0.0 && value.is_finite() {
         return Ok(());
     }
-    Err(Error::Value { what, value: value.into(), expected: "a finite number that is not negative" })
+    Err(Error::Value {
+        what,
+        value: value.into(),
+        expected: "a finite number that is not negative",
+    })
 }
 
 fn check_share(what: &'static str, value: f64) -> Result<()> {

@@ -3,15 +3,15 @@
 tokens          f32 [12, 4]     multiples of 1/512
 attention       f32 [12]        of the class token, a softmax
 outliers        f32 [12]        the same with two outliers
-tome.out        f32 [8, 4]      bipartite_soft_matching(metric=tokens, r=4) and merge_wavg of facebookresearch/ToMe (tome/merge.py), as recorded with
-tome.size       f32 [8]         torch; the definition below agrees
+tome.out        f32 [8, 4]      bipartite_soft_matching(metric=tokens, r=4) and merge_wavg of facebookresearch/ToMe (tome/merge.py),
+tome.size       f32 [8]         as recorded with torch; the definition below agrees
 fast_v          i64 [6]         the half of the tokens with most attention, ascending
 fences          f64 [2, 3]      first and third quartile by numpy.percentile and Q3 + 1.5 IQR, of `attention` and of `outliers`
-visionzip.hidden, .keys, .out   f32 [13, 4], [13, 4], [6, 4]   class token first; 3 dominant and 2 contextual tokens by `attention`, as the released
-                                code of dvlab-research/VisionZip: a contextual token is its target plus the mean of the others
+visionzip.hidden, .keys, .out   f32 [13, 4], [13, 4], [6, 4]   class token first; 3 dominant and 2 contextual tokens by `attention`, as the
+                                released code of dvlab-research/VisionZip: a contextual token is its target plus the mean of the others
 prumerge.tokens, .keys, .attention                  f32 [60, 6], [60, 5], [60]   normal numbers, and attention with 7 outliers
-prumerge.out, .plus, .quarter   f64 [n, 6]  by the steps of the released code of 42Shawn/LLaVA-PruMerge, with 32 neighbors: as many as there are
-                                outliers; with evenly spaced tokens besides; the 15 with most attention
+prumerge.out, .plus, .quarter   f64 [n, 6]  by the steps of the released code of 42Shawn/LLaVA-PruMerge, with 32 neighbors: as many as
+                                there are outliers; with evenly spaced tokens besides; the 15 with most attention
 """
 
 import common

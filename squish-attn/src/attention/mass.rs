@@ -4,8 +4,8 @@
 //! mass[j] = mean over rows i and heads h of  e^(s[i][h][j] − lse[i][h])        0 where row i does not see token j
 //! ```
 //!
-//! Scores are those of attention, bit for bit. What is held at once are the scores of at most 64 rows, or of as many heads as share keys, for all
-//! tokens: 256 bytes a token, and not the square of the tokens. So scores are computed once, and not again when the logarithm of a
+//! Scores are those of attention, bit for bit. What is held at once are the scores of at most 64 rows, or of as many heads as share keys,
+//! for all tokens: 256 bytes a token, and not the square of the tokens. So scores are computed once, and not again when the logarithm of a
 //! row's sum is known. A row's weights are `f32`, and what a token receives is summed in `f64`, 64 rows at a time.
 
 use ndarray::{ArrayView3, Axis};
@@ -160,7 +160,9 @@ impl MassScratch {
             let mut sum = sink.map_or(0.0, |sink| f64::from(sink - max).exp());
             for at in tiles() {
                 let scores = &mut scores[at];
-                scores.iter_mut().for_each(|s| *s -= max);
+                for score in &mut *scores {
+                    *score -= max;
+                }
                 exp_in_place_with(isa, scores);
                 sum += f64::from(sum_with(isa, scores));
             }

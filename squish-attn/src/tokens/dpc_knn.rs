@@ -7,9 +7,9 @@
 //! centers: the tokens with the largest ρ · δ; each token goes to the nearest center
 //! ```
 //!
-//! Token `i` among its own neighbors, `√dim`, and the nearest center are those of the released code; the method of 2016 leaves these out, and lets
-//! a token follow its nearest neighbor of higher density. That code adds noise to densities, so that none are equal; here the lowest
-//! index counts as denser. Densities are compared by their logarithms, which do not underflow.
+//! Token `i` among its own neighbors, `√dim`, and the nearest center are those of the released code; the method of 2016 leaves these out,
+//! and lets a token follow its nearest neighbor of higher density. That code adds noise to densities, so that none are equal; here the
+//! lowest index counts as denser. Densities are compared by their logarithms, which do not underflow.
 
 use ndarray::ArrayView2;
 
@@ -41,15 +41,15 @@ pub(super) struct DpcScratch {
 }
 
 impl TokensWorkspace {
-    /// Groups `tokens`, `[n_tokens, dim]`, around `k` density peaks, or as many as there are tokens. Groups are in the order of their centers,
-    /// which are their targets. Memory is 4 bytes for each pair of tokens.
+    /// Groups `tokens`, `[n_tokens, dim]`, around `k` density peaks, or as many as there are tokens. Groups are in the order of their
+    /// centers, which are their targets. Memory is 4 bytes for each pair of tokens.
     ///
     /// Of equal peaks the lowest index is a center, and of equally near centers the first one is taken.
     ///
     /// # Errors
     ///
-    /// [`AttnError::Value`] if `k` is 0 and there are tokens, or of no neighbors; [`AttnError::NotFinite`] of a token that is not finite, or
-    /// whose square is not; [`AttnError::Layout`] if rows are not contiguous; [`AttnError::Memory`].
+    /// [`AttnError::Value`] if `k` is 0 and there are tokens, or of no neighbors; [`AttnError::NotFinite`] of a token that is not finite,
+    /// or whose square is not; [`AttnError::Layout`] if rows are not contiguous; [`AttnError::Memory`].
     pub fn dpc_knn_into(
         &mut self,
         tokens: ArrayView2<'_, f32>,

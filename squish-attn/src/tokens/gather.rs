@@ -60,15 +60,15 @@ pub fn gather_into<T: Copy>(
     Ok(())
 }
 
-/// Merges the groups of `tokens`, `[n_tokens, dim]`, into `out`, `[n_groups, dim]`, and their sizes into `out_sizes`, `[n_groups]`. Allocates
-/// nothing.
+/// Merges the groups of `tokens`, `[n_tokens, dim]`, into `out`, `[n_groups, dim]`, and their sizes into `out_sizes`, `[n_groups]`.
+/// Allocates nothing.
 ///
 /// `sizes`, `[n_tokens]`, says of how many original tokens each token was merged before: one, if there are none.
 ///
 /// # Errors
 ///
-/// [`AttnError::Axis`]; [`AttnError::Length`] of sizes; [`AttnError::Value`] of a size that is not above 0 and finite; [`AttnError::Layout`] if
-/// rows are not contiguous.
+/// [`AttnError::Axis`]; [`AttnError::Length`] of sizes; [`AttnError::Value`] of a size that is not above 0 and finite;
+/// [`AttnError::Layout`] if rows are not contiguous.
 ///
 /// # Examples
 ///
@@ -123,7 +123,9 @@ pub fn merge_into(
         let out = contiguous_mut(out.index_axis_mut(Axis(0), group));
         let size = out_sizes[group];
         // A quotient, as a sum of equal numbers becomes that number again.
-        out.iter_mut().for_each(|x| *x /= size);
+        for x in &mut *out {
+            *x /= size;
+        }
         if how == Merge::TargetPlusMean {
             let target = target as usize;
             axpy(1.0, contiguous(tokens.index_axis_move(Axis(0), target)), out);

@@ -40,7 +40,8 @@ impl Gram {
         let (n_tokens, dim) = tokens.dim();
         check_count(n_tokens)?;
         check_contiguous(WHAT, tokens.insert_axis(Axis(1)))?;
-        let odd = tokens.outer_iter().position(|row| !abs_max_with(isa, contiguous(row)).is_finite());
+        let odd =
+            tokens.outer_iter().position(|row| !abs_max_with(isa, contiguous(row)).is_finite());
         if let Some(index) = odd {
             return Err(AttnError::NotFinite { what: WHAT, index });
         }

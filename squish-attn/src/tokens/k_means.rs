@@ -11,8 +11,8 @@
 //!    ones the lowest index.
 //! 4. Again from 2, until nothing moves.
 //!
-//! Sums are in `f64`, and only those of clusters that changed are taken again. So equal tokens are equally far from everything, and the result
-//! is a function of the products alone: the same on all levels that have a fused multiply-add.
+//! Sums are in `f64`, and only those of clusters that changed are taken again. So equal tokens are equally far from everything, and the
+//! result is a function of the products alone: the same on all levels that have a fused multiply-add.
 
 use ndarray::ArrayView2;
 
@@ -78,17 +78,17 @@ struct Cluster {
 }
 
 impl TokensWorkspace {
-    /// Groups `tokens`, `[n_tokens, dim]`, into `k` clusters, or as many as there are tokens. The target of a group is its medoid, the token
-    /// nearest to the mean, of equally near ones the lowest index; groups are in the order of these. Memory is 4 bytes for each pair of
-    /// tokens, and 8 for each pair of a token and a cluster.
+    /// Groups `tokens`, `[n_tokens, dim]`, into `k` clusters, or as many as there are tokens. The target of a group is its medoid, the
+    /// token nearest to the mean, of equally near ones the lowest index; groups are in the order of these. Memory is 4 bytes for each pair
+    /// of tokens, and 8 for each pair of a token and a cluster.
     ///
     /// Centroids are made by [`merge_into`](super::merge_into) with [`Merge::Mean`](super::Merge::Mean), and the medoids alone are kept by
     /// [`Assignment::targets_into`] and [`gather_into`](super::gather_into).
     ///
     /// # Errors
     ///
-    /// [`AttnError::Value`] if `k` is 0 and there are tokens; [`AttnError::NotFinite`] of a token that is not finite, or whose square is not;
-    /// [`AttnError::Layout`] if rows are not contiguous; [`AttnError::Memory`].
+    /// [`AttnError::Value`] if `k` is 0 and there are tokens; [`AttnError::NotFinite`] of a token that is not finite, or whose square is
+    /// not; [`AttnError::Layout`] if rows are not contiguous; [`AttnError::Memory`].
     ///
     /// # Examples
     ///
@@ -209,7 +209,8 @@ impl KMeansScratch {
         self.find_nearest();
         self.fill_clusters(gram);
         let Self { clusters, of_tokens, before, .. } = self;
-        for (&now, &before) in of_tokens.iter().zip(&*before).filter(|(now, before)| now != before) {
+        for (&now, &before) in of_tokens.iter().zip(&*before).filter(|(now, before)| now != before)
+        {
             clusters[now as usize].is_changed = true;
             clusters[before as usize].is_changed = true;
         }
@@ -251,8 +252,12 @@ impl KMeansScratch {
     /// Counts the tokens of clusters, and gives one to each that has none.
     fn fill_clusters(&mut self, gram: &Gram) {
         let Self { clusters, of_tokens, distances, .. } = self;
-        clusters.iter_mut().for_each(|cluster| cluster.n_tokens = 0);
-        of_tokens.iter().for_each(|&c| clusters[c as usize].n_tokens += 1);
+        for cluster in &mut *clusters {
+            cluster.n_tokens = 0;
+        }
+        for &c in &*of_tokens {
+            clusters[c as usize].n_tokens += 1;
+        }
         for c in 0..clusters.len() {
             if clusters[c].n_tokens > 0 {
                 continue;

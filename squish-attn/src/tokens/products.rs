@@ -58,8 +58,8 @@ impl<'a> RowsOf<'a> {
 }
 
 impl Products {
-    /// The products of the rows in `strip`, [`STRIP`] at most, with the first `n_tokens` of `tokens`: that of row `i` of the strip and token
-    /// `j` at `i * stride + j` of `out`.
+    /// The products of the rows in `strip`, [`STRIP`] at most, with the first `n_tokens` of `tokens`: that of row `i` of the strip and
+    /// token `j` at `i * stride + j` of `out`.
     ///
     /// A product has the same bits whatever others are computed with it, and whichever of its two vectors is the row.
     pub(super) fn strip_into(

@@ -11,8 +11,8 @@
 //! multiplies its ratio again, and may lose one to rounding; where no outlier is found, it fails in `plus`, and here nothing is kept;
 //! where no token is left for the rest, it adds a token of zeros, and here none is added.
 //!
-//! Of equal attention, and of equal similarities, the lowest index goes first; terms of a sum are added in the order of the tokens, the token's
-//! own first. Keys that are zero, or whose square is, have similarity 0 with all.
+//! Of equal attention, and of equal similarities, the lowest index goes first; terms of a sum are added in the order of the tokens, the
+//! token's own first. Keys that are zero, or whose square is, have similarity 0 with all.
 
 use ndarray::ArrayView2;
 
@@ -69,8 +69,8 @@ impl TokensWorkspace {
     ///
     /// # Errors
     ///
-    /// [`AttnError::Axis`]; [`AttnError::NotFinite`] of attention, or of a key that is not finite or whose square is not; [`AttnError::Value`]
-    /// of a share; [`AttnError::Layout`] if rows are not contiguous.
+    /// [`AttnError::Axis`]; [`AttnError::NotFinite`] of attention, or of a key that is not finite or whose square is not;
+    /// [`AttnError::Value`] of a share; [`AttnError::Layout`] if rows are not contiguous.
     pub fn pru_merge_into(
         &mut self,
         attention: &[f32],

@@ -95,8 +95,7 @@ impl TopScratch {
         let quantile = |share: f64| {
             let at = share * last as f64;
             let (below, above) = (at.floor() as usize, at.ceil() as usize);
-            let [below_value, above_value] =
-                [below, above].map(|i| f64::from(self.sorted[i]));
+            let [below_value, above_value] = [below, above].map(|i| f64::from(self.sorted[i]));
             below_value + (at - below as f64) * (above_value - below_value)
         };
         let (q1, q3) = (quantile(0.25), quantile(0.75));
@@ -123,12 +122,7 @@ impl TokensWorkspace {
     /// assert_eq!(kept.indices(), [0, 1, 3]);
     /// # Ok::<(), squish_attn::AttnError>(())
     /// ```
-    pub fn largest_into(
-        &mut self,
-        scores: &[f32],
-        keep: Keep,
-        out: &mut Selection,
-    ) -> Result<()> {
+    pub fn largest_into(&mut self, scores: &[f32], keep: Keep, out: &mut Selection) -> Result<()> {
         self.select_into("scores", scores, 0..scores.len(), keep, out)
     }
 
@@ -140,7 +134,8 @@ impl TokensWorkspace {
     ///
     /// # Errors
     ///
-    /// [`AttnError::NotFinite`] of the attention to a token of the image; [`AttnError::Value`] of `keep`, or if `image` is no range of tokens.
+    /// [`AttnError::NotFinite`] of the attention to a token of the image; [`AttnError::Value`] of `keep`, or if `image` is no range of
+    /// tokens.
     pub fn fast_v_into(
         &mut self,
         attention: &[f32],
@@ -182,8 +177,8 @@ impl TokensWorkspace {
         Ok(())
     }
 
-    /// Keeps the outliers of `scores`, `[n_tokens]`, those beyond the upper fence, and returns the fences: how `PruMerge` (arXiv 2403.15388)
-    /// finds how many tokens an image needs. It can be none.
+    /// Keeps the outliers of `scores`, `[n_tokens]`, those beyond the upper fence, and returns the fences: how `PruMerge` (arXiv
+    /// 2403.15388) finds how many tokens an image needs. It can be none.
     ///
     /// # Errors
     ///
@@ -211,8 +206,8 @@ impl TokensWorkspace {
         Ok(fences)
     }
 
-    /// Keeps the rows of `tokens`, `[n_tokens, dim]`, with the largest Euclidean norm; of equal ones those with the lowest index. A baseline: no
-    /// published method for vision tokens uses it alone.
+    /// Keeps the rows of `tokens`, `[n_tokens, dim]`, with the largest Euclidean norm; of equal ones those with the lowest index. A
+    /// baseline: no published method for vision tokens uses it alone.
     ///
     /// # Errors
     ///

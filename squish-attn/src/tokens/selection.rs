@@ -52,8 +52,8 @@ impl Assignment {
     ///
     /// # Errors
     ///
-    /// [`AttnError::Position`] of a token whose group, or a target that as a token, does not exist; [`AttnError::Value`] of a target that is in
-    /// another group, and of more than 2^32 tokens.
+    /// [`AttnError::Position`] of a token whose group, or a target that, as a token, does not exist; [`AttnError::Value`] of a target that
+    /// is in another group, and of more than 2^32 tokens.
     ///
     /// # Examples
     ///

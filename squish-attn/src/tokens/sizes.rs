@@ -7,7 +7,7 @@
 //! A token that stands for three receives the attention of three. The logarithm is one more number of each key, which meets `1 / scale` in
 //! each query: so it goes through any attention, of which this crate's needs to know nothing. With a softcap it would be squashed, too.
 
-use ndarray::{ArrayView3, ArrayViewMut3, Axis};
+use ndarray::{ArrayView3, ArrayViewMut3};
 
 use super::gather::check_sizes;
 use crate::{
@@ -15,13 +15,13 @@ use crate::{
     rows::{check_contiguous, contiguous_mut},
 };
 
-/// Copies keys `[n_tokens, n_heads, dim]` to `out`, `[n_tokens, n_heads, dim + 1]`, with the logarithm of the size of each token, `[n_tokens]`,
-/// behind them. Allocates nothing.
+/// Copies keys `[n_tokens, n_heads, dim]` to `out`, `[n_tokens, n_heads, dim + 1]`, with the logarithm of the size of each token,
+/// `[n_tokens]`, behind them. Allocates nothing.
 ///
 /// # Errors
 ///
-/// [`AttnError::Axis`]; [`AttnError::Length`] of sizes; [`AttnError::Value`] of a size that is not above 0 and finite; [`AttnError::Layout`] if
-/// rows of `out` are not contiguous.
+/// [`AttnError::Axis`]; [`AttnError::Length`] of sizes; [`AttnError::Value`] of a size that is not above 0 and finite;
+/// [`AttnError::Layout`] if rows of `out` are not contiguous.
 ///
 /// # Examples
 ///
@@ -44,8 +44,8 @@ pub fn widen_keys_into(
 }
 
 /// Copies queries `[n_rows, n_heads, dim]` to `out`, `[n_rows, n_heads, dim + 1]`, with `1 / scale` behind them: for keys of
-/// [`widen_keys_into`] and attention with [`Options::scale`](crate::Options::scale) of `scale`, which would be `1 / sqrt(dim + 1)` by default.
-/// Allocates nothing.
+/// [`widen_keys_into`] and attention with [`Options::scale`](crate::Options::scale) of `scale`, which would be `1 / sqrt(dim + 1)` by
+/// default. Allocates nothing.
 ///
 /// # Errors
 ///

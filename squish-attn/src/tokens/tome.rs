@@ -95,7 +95,15 @@ impl TokensWorkspace {
         for first in (0..n_a).step_by(STRIP) {
             let rows = first..n_a.min(first + STRIP);
             strip.resize(STRIP * n_b, 0.0);
-            products.strip_into(*isa, every_other(0), rows.clone(), every_other(1), n_b, strip, n_b);
+            products.strip_into(
+                *isa,
+                every_other(0),
+                rows.clone(),
+                every_other(1),
+                n_b,
+                strip,
+                n_b,
+            );
             for (a, products) in rows.zip(strip.chunks_exact_mut(n_b)) {
                 products.iter_mut().zip(&*inverses).for_each(|(x, inverse)| *x *= inverse);
                 let b = argmax_with(*isa, products).unwrap_or(0);

@@ -10,8 +10,8 @@
 //! [`Merge::TargetPlusMean`](super::Merge::TargetPlusMean), or [`Merge::Mean`](super::Merge::Mean). That code puts the class token before
 //! all, which is no part of this.
 //!
-//! Of equal attention the lowest index is dominant, and of equal similarities the first target is taken. Keys that are zero, or whose square
-//! is, go to the first target.
+//! Of equal attention the lowest index is dominant, and of equal similarities the first target is taken. Keys that are zero, or whose
+//! square is, go to the first target.
 
 use ndarray::ArrayView2;
 use squish_kernels::reduce::argmax_with;
@@ -38,7 +38,8 @@ impl TokensWorkspace {
     /// over heads, or the mean over all tokens where there is no class token. `keys`, `[n_tokens, dim]`, are the means over heads of the
     /// same layer.
     ///
-    /// The first groups are the dominant tokens, one each, the others the contextual ones; there are fewer of either if there are fewer tokens.
+    /// The first groups are the dominant tokens, one each, the others the contextual ones; there are fewer of either if there are fewer
+    /// tokens.
     ///
     /// # Errors
     ///
@@ -85,7 +86,15 @@ impl TokensWorkspace {
             let rows = first..others.len().min(first + STRIP);
             strip.resize(STRIP * n_targets, 0.0);
             let stride = n_targets;
-            products.strip_into(*isa, of_others, rows.clone(), of_targets, n_targets, strip, stride);
+            products.strip_into(
+                *isa,
+                of_others,
+                rows.clone(),
+                of_targets,
+                n_targets,
+                strip,
+                stride,
+            );
             for (row, products) in rows.zip(strip.chunks_exact_mut(n_targets)) {
                 products.iter_mut().zip(&*inverses).for_each(|(x, inverse)| *x *= inverse);
                 let nearest = argmax_with(*isa, products).unwrap_or(0);

@@ -77,11 +77,11 @@ fn tome_defined(x: ArrayView2<'_, f32>, r: usize, class: bool) -> (Vec<u32>, Vec
         return ((0..n as u32).collect(), (0..n as u32).collect());
     }
     let (a, b): (Vec<usize>, Vec<usize>) = (0..n).partition(|i| i % 2 == 0);
-    let partner: Vec<usize> =
-        a.iter().map(|&i| argmax(b.iter().map(|&j| cosine(i, j)))).collect();
-    let best = a.iter().zip(&partner).map(|(&i, &p)| {
-        if class && i == 0 { f64::NEG_INFINITY } else { cosine(i, b[p]) }
-    });
+    let partner: Vec<usize> = a.iter().map(|&i| argmax(b.iter().map(|&j| cosine(i, j)))).collect();
+    let best = a
+        .iter()
+        .zip(&partner)
+        .map(|(&i, &p)| if class && i == 0 { f64::NEG_INFINITY } else { cosine(i, b[p]) });
     let order = largest(&best.collect::<Vec<_>>(), a.len());
     let (merged, left) = order.split_at(r);
     let mut left = left.to_vec();
@@ -104,13 +104,11 @@ fn tome_is_its_definition() {
     for (n, dim) in SHAPES.into_iter().filter(|shape| shape.1 > 1) {
         let x = tokens(n, dim);
         for isa in Isa::available() {
-            let (mut workspace, mut got) =
-                (TokensWorkspace::new_with(isa), Assignment::default());
+            let (mut workspace, mut got) = (TokensWorkspace::new_with(isa), Assignment::default());
             for r in [0, 1, n / 4, n / 2, n] {
                 for class in [ClassToken::Absent, ClassToken::First] {
                     workspace.tome_into(x.view(), r, class, &mut got).expect("fits");
-                    let (groups, targets) =
-                        tome_defined(x.view(), r, class == ClassToken::First);
+                    let (groups, targets) = tome_defined(x.view(), r, class == ClassToken::First);
                     let want = Assignment::new(&groups, &targets).expect("groups");
                     assert_eq!(got, want, "{isa:?} {n}x{dim} {r} {class:?}");
                 }
@@ -132,13 +130,13 @@ fn vision_zip_is_its_definition() {
             kept.sort_unstable();
             let rest: Vec<usize> = (0..n).filter(|i| !kept.contains(i)).collect();
             let step = rest.len().checked_div(contextual).unwrap_or(1).max(1);
-            let targets: Vec<usize> =
-                rest.iter().copied().step_by(step).take(contextual).collect();
+            let targets: Vec<usize> = rest.iter().copied().step_by(step).take(contextual).collect();
             let all: Vec<usize> = kept.iter().chain(&targets).copied().collect();
             let groups = (0..n).map(|i| {
-                all.iter().position(|&t| t == i).unwrap_or_else(|| {
-                    kept.len() + argmax(targets.iter().map(|&t| cosine(i, t)))
-                }) as u32
+                all.iter()
+                    .position(|&t| t == i)
+                    .unwrap_or_else(|| kept.len() + argmax(targets.iter().map(|&t| cosine(i, t))))
+                    as u32
             });
             let all: Vec<u32> = all.iter().map(|&t| t as u32).collect();
             let want = Assignment::new(&groups.collect::<Vec<_>>(), &all).expect("groups");
@@ -169,9 +167,8 @@ fn dpc_defined(x: ArrayView2<'_, f32>, k: usize, neighbors: usize) -> (Vec<u32>,
     let farthest = farthest.fold(0.0, f64::max);
     let peaks: Vec<f64> = (0..n)
         .map(|i| {
-            let denser = (0..n).filter(|&j| {
-                density[j] > density[i] || density[j] == density[i] && j < i
-            });
+            let denser =
+                (0..n).filter(|&j| density[j] > density[i] || density[j] == density[i] && j < i);
             density[i] * denser.map(|j| distance(i, j)).fold(farthest, f64::min)
         })
         .collect();
@@ -215,7 +212,8 @@ fn k_means_defined(x: ArrayView2<'_, f32>, k: usize) -> (Vec<u32>, Vec<u32>) {
     let middle = mean(&all);
     let mut seeds = vec![argmax(rows.iter().map(|row| gap(row, &middle)))];
     while seeds.len() < k {
-        let near = |i: usize| seeds.iter().map(|&s| gap(&rows[i], &rows[s])).fold(f64::MAX, f64::min);
+        let near =
+            |i: usize| seeds.iter().map(|&s| gap(&rows[i], &rows[s])).fold(f64::MAX, f64::min);
         seeds.push(argmax((0..n).map(near)));
     }
     let mut means: Vec<Vec<f64>> = seeds.iter().map(|&s| rows[s].clone()).collect();
@@ -237,7 +235,8 @@ fn k_means_defined(x: ArrayView2<'_, f32>, k: usize) -> (Vec<u32>, Vec<u32>) {
         })
         .collect();
     clusters.sort_unstable();
-    let group = |i: usize| clusters.iter().position(|&(_, c)| c == of[i]).expect("a cluster") as u32;
+    let group =
+        |i: usize| clusters.iter().position(|&(_, c)| c == of[i]).expect("a cluster") as u32;
     ((0..n).map(group).collect(), clusters.iter().map(|&(medoid, _)| medoid as u32).collect())
 }
 
@@ -294,7 +293,8 @@ fn clusters_by_chance_are_a_fixed_point_and_the_same_for_a_seed() {
 fn the_largest_norms_remain() {
     for (n, dim) in SHAPES {
         let x = tokens(n, dim);
-        let norms: Vec<f64> = wide(x.view()).outer_iter().map(|r| dot(&r.to_vec(), &r.to_vec())).collect();
+        let norms: Vec<f64> =
+            wide(x.view()).outer_iter().map(|r| dot(&r.to_vec(), &r.to_vec())).collect();
         let mut want: Vec<u32> = largest(&norms, n / 2).into_iter().map(|i| i as u32).collect();
         want.sort_unstable();
         for isa in Isa::available() {
@@ -321,7 +321,8 @@ fn mass_defined<E: KvElement>(
     let mut mass = vec![0.0; n_tokens];
     for row in 0..n_rows {
         for head in 0..n_heads {
-            let query: Vec<f64> = queries.slice(s![row, head, ..]).iter().map(|&q| f64::from(q)).collect();
+            let query: Vec<f64> =
+                queries.slice(s![row, head, ..]).iter().map(|&q| f64::from(q)).collect();
             let scores: Vec<f64> = (0..n_tokens)
                 .map(|j| {
                     if !sees(row, j) {
@@ -368,6 +369,9 @@ fn check_mass<S: KvSource>(
     }
 }
 
+/// Whether a row sees a token.
+type Sees<'a> = dyn Fn(usize, usize) -> bool + 'a;
+
 #[test]
 fn the_mass_is_the_mean_of_all_weights() {
     for (n_tokens, n_rows) in [(1, 1), (63, 1), (64, 64), (65, 3), (200, 200), (130, 0)] {
@@ -387,10 +391,13 @@ fn the_mass_is_the_mean_of_all_weights() {
         for (i, options) in all.iter().enumerate() {
             let window = options.window.unwrap_or(usize::MAX);
             let near = move |row: usize, j: usize| j.saturating_add(window) > before + row;
-            let masks: [(_, Box<dyn Fn(usize, usize) -> bool>); 3] = [
+            let masks: [(_, Box<Sees<'_>>); 3] = [
                 (Mask::Causal, Box::new(move |row, j| j <= before + row && near(row, j))),
                 (Mask::Full, Box::new(near)),
-                (Mask::Custom(&bits), Box::new(move |row, j| (row * 7 + j * 3) % 5 == 0 && near(row, j))),
+                (
+                    Mask::Custom(&bits),
+                    Box::new(move |row, j| (row * 7 + j * 3) % 5 == 0 && near(row, j)),
+                ),
             ];
             for (mask, sees) in masks {
                 let want =
@@ -453,13 +460,17 @@ fn a_merged_token_is_attended_to_like_those_that_it_stands_for() {
     let (n_heads, dim, copies) = (2, 16, [0, 1, 2, 1, 1, 0]);
     let distinct = Array3::from_shape_vec((3, n_heads, dim), numbers(96, 1)).expect("keys");
     let values = Array3::from_shape_vec((3, n_heads, dim), numbers(96, 2)).expect("values");
-    let many = |x: &Array3<f32>| Array3::from_shape_fn((6, n_heads, dim), |(t, h, e)| x[[copies[t], h, e]]);
+    let many = |x: &Array3<f32>| {
+        Array3::from_shape_fn((6, n_heads, dim), |(t, h, e)| x[[copies[t], h, e]])
+    };
     let queries = Array3::from_shape_vec((4, n_heads, dim), numbers(128, 3)).expect("queries");
-    let by_head = |x: &Array3<f32>| x.view().permuted_axes([1, 0, 2]).iter().copied().collect::<Vec<f32>>();
+    let by_head =
+        |x: &Array3<f32>| x.view().permuted_axes([1, 0, 2]).iter().copied().collect::<Vec<f32>>();
     let attend = |q: &Array3<f32>, k: &Array3<f32>, v: &Array3<f32>| {
         let (k_by_head, v_by_head) = (by_head(k), by_head(v));
         let widths = [k.dim().2, v.dim().2];
-        let source = squish_attn::KvArrays::new([&k_by_head, &v_by_head], n_heads, k.dim().0, widths);
+        let source =
+            squish_attn::KvArrays::new([&k_by_head, &v_by_head], n_heads, k.dim().0, widths);
         let source = source.expect("fits");
         let sequence = Sequence { source: &source, n_rows: 4, mask: Mask::Full };
         let options = Options { scale: Some(0.25), ..Options::default() };
@@ -475,7 +486,8 @@ fn a_merged_token_is_attended_to_like_those_that_it_stands_for() {
         (out, mass)
     };
     let (want, want_mass) = attend(&queries, &many(&distinct), &many(&values));
-    let (mut q, mut k) = (Array3::zeros((4, n_heads, dim + 1)), Array3::zeros((3, n_heads, dim + 1)));
+    let (mut q, mut k) =
+        (Array3::zeros((4, n_heads, dim + 1)), Array3::zeros((3, n_heads, dim + 1)));
     widen_queries_into(queries.view(), 0.25, q.view_mut()).expect("fits");
     widen_keys_into(distinct.view(), &[2.0, 3.0, 1.0], k.view_mut()).expect("fits");
     let (got, got_mass) = attend(&q, &k, &values);
@@ -526,10 +538,7 @@ fn rows_that_lie_apart_are_the_same_tokens() {
         workspace.k_means_into(x, 9, KMeans::default(), out).expect("rows are contiguous");
     }
     assert_eq!(a, b);
-    assert_eq!(
-        merged(apart, None, &a, Merge::Mean),
-        merged(close.view(), None, &a, Merge::Mean)
-    );
+    assert_eq!(merged(apart, None, &a, Merge::Mean), merged(close.view(), None, &a, Merge::Mean));
     let mut kept = Selection::default();
     a.targets_into(&mut kept);
     let mut out = Array2::zeros((9, 40));
@@ -560,7 +569,10 @@ fn identical_tokens_are_ties_and_the_lowest_go_first() {
             workspace.tome_into(x.view(), 1, ClassToken::Absent, &mut groups).expect("fits");
             // Token 0 goes to token 1, the first of B.
             assert_eq!(groups.groups()[..2], [groups.groups()[1]; 2]);
-            assert_eq!((groups.n_groups(), groups.counts()[groups.groups()[1] as usize]), (n - 1, 2));
+            assert_eq!(
+                (groups.n_groups(), groups.counts()[groups.groups()[1] as usize]),
+                (n - 1, 2)
+            );
             let k = (n / 2).max(1);
             workspace.dpc_knn_into(x.view(), k, DpcKnn::default(), &mut groups).expect("fits");
             assert_eq!(groups.targets(), (0..k as u32).collect::<Vec<_>>());
@@ -746,7 +758,8 @@ fn what_does_not_fit_is_refused_and_nothing_is_written() {
     let mut out = Array2::from_elem((2, 4), 7.0);
     let mut merge = |x: ArrayView2<'_, f32>, sizes: Option<&[f32]>, n_sizes: usize| {
         let mut out_sizes = [7.0; 3];
-        let result = merge_into(x, sizes, &two, Merge::Mean, out.view_mut(), &mut out_sizes[..n_sizes]);
+        let result =
+            merge_into(x, sizes, &two, Merge::Mean, out.view_mut(), &mut out_sizes[..n_sizes]);
         assert!(out.iter().chain(&out_sizes).all(|&x| x == 7.0), "written");
         result
     };
@@ -758,18 +771,33 @@ fn what_does_not_fit_is_refused_and_nothing_is_written() {
     for size in [0.0, -1.0, f32::NAN, f32::INFINITY] {
         value("size", merge(x.view(), Some(&[1.0, 1.0, size, 1.0, 1.0, 1.0]), 2));
     }
-    value("scale", widen_queries_into(Array3::zeros((1, 1, 2)).view(), 0.0, Array3::zeros((1, 1, 3)).view_mut()));
-    let refused = widen_keys_into(Array3::zeros((1, 1, 2)).view(), &[1.0], Array3::zeros((1, 1, 2)).view_mut());
+    value(
+        "scale",
+        widen_queries_into(
+            Array3::zeros((1, 1, 2)).view(),
+            0.0,
+            Array3::zeros((1, 1, 3)).view_mut(),
+        ),
+    );
+    let refused = widen_keys_into(
+        Array3::zeros((1, 1, 2)).view(),
+        &[1.0],
+        Array3::zeros((1, 1, 2)).view_mut(),
+    );
     assert_eq!(refused, axis("out", "width", 3, 2));
 }
 
 #[test]
 fn assignments_that_are_none_are_refused() {
-    let position = |what, index, position, len| Err(AttnError::Position { what, index, position, len });
+    let position =
+        |what, index, position, len| Err(AttnError::Position { what, index, position, len });
     assert_eq!(Assignment::new(&[0, 2], &[0, 1]), position("groups", 1, 2, 2));
     assert_eq!(Assignment::new(&[0, 0], &[5]), position("targets", 0, 5, 2));
     // A target in another group, and so a group that is empty.
-    assert!(matches!(Assignment::new(&[0, 0], &[0, 1]), Err(AttnError::Value { what: "target", .. })));
+    assert!(matches!(
+        Assignment::new(&[0, 0], &[0, 1]),
+        Err(AttnError::Value { what: "target", .. })
+    ));
     assert_eq!(Assignment::new(&[], &[]), Ok(Assignment::default()));
 }
 

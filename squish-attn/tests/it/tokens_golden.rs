@@ -29,11 +29,7 @@ fn wide(x: &[f32]) -> Vec<f64> {
     x.iter().map(|&x| f64::from(x)).collect()
 }
 
-fn merged(
-    tokens: ArrayView2<'_, f32>,
-    groups: &Assignment,
-    how: Merge,
-) -> (Array2<f32>, Vec<f32>) {
+fn merged(tokens: ArrayView2<'_, f32>, groups: &Assignment, how: Merge) -> (Array2<f32>, Vec<f32>) {
     let mut out = Array2::from_elem((groups.n_groups(), tokens.ncols()), f32::NAN);
     let mut sizes = vec![f32::NAN; groups.n_groups()];
     merge_into(tokens, None, groups, how, out.view_mut(), &mut sizes).expect("fits");

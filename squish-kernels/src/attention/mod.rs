@@ -112,8 +112,8 @@ pub fn attend<E: KvElement>(
     E::attend(isa, tile, queries, states, scores);
 }
 
-/// Writes the scores of all rows for the tokens of a tile, of which [`attend`] makes weights, to `scores`, `[rows][TILE]`: negative infinity for
-/// tokens that a row does not see, and past the last one.
+/// Writes the scores of all rows for the tokens of a tile, of which [`attend`] makes weights, to `scores`, `[rows][TILE]`: negative
+/// infinity for tokens that a row does not see, and past the last one.
 ///
 /// Without scales, cap and ALiBi they are products of rows, with the same bits whichever of two rows is the query: of `f32` that share
 /// their width, say, for the similarities of vectors among themselves.

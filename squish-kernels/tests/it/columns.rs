@@ -50,7 +50,9 @@ impl Columns {
 
 #[test]
 fn every_isa_gives_the_range_of_each_column_bit_for_bit() {
-    for (n_rows, n) in [(0, 5), (1, 1), (3, 16), (4, 33), (5, 7), (9, 64), (16, 32), (66, 131), (7, 0)] {
+    for (n_rows, n) in
+        [(0, 5), (1, 1), (3, 16), (4, 33), (5, 7), (9, 64), (16, 32), (66, 131), (7, 0)]
+    {
         let x = matrix(n_rows, n);
         let rows: Vec<&[f32]> = (0..n_rows).map(|i| &x[i * n..(i + 1) * n]).collect();
         for isa in Isa::available() {
@@ -64,7 +66,8 @@ fn every_isa_gives_the_range_of_each_column_bit_for_bit() {
             assert_eq!(n_allocations, 0);
             for c in 0..n {
                 let column = || rows.iter().map(|row| row[c]);
-                let finite = || column().filter(|x| x.is_finite()).map(|x| if x == 0.0 { 0.0 } else { x });
+                let finite =
+                    || column().filter(|x| x.is_finite()).map(|x| if x == 0.0 { 0.0 } else { x });
                 let min = finite().fold(f32::INFINITY, f32::min);
                 let max = finite().fold(f32::NEG_INFINITY, f32::max);
                 let bits = [got.min[c], got.max[c]].map(f32::to_bits);
@@ -90,8 +93,13 @@ fn every_isa_counts_what_reaches_the_threshold_and_nan() {
                 let mut got = vec![1; n];
                 count_active_with(isa, &rows, threshold, &mut got);
                 for (c, got) in got.iter().enumerate() {
-                    let active = rows.iter().filter(|row| row[c].abs() >= threshold || row[c].is_nan());
-                    assert_eq!(*got as usize, 1 + active.count(), "{isa:?}, {threshold}, {n_rows} x {n}, {c}");
+                    let active =
+                        rows.iter().filter(|row| row[c].abs() >= threshold || row[c].is_nan());
+                    assert_eq!(
+                        *got as usize,
+                        1 + active.count(),
+                        "{isa:?}, {threshold}, {n_rows} x {n}, {c}"
+                    );
                 }
             }
         }

@@ -51,7 +51,10 @@ fn every_isa_multiplies_with_the_matrix() {
                         .map(|(j, &x)| f64::from(x) * f64::from(hadamard_entry(n, i, j)))
                         .sum();
                     let want = sum / (n as f64).sqrt();
-                    assert!((f64::from(y) - want).abs() <= 1e-6 * norm, "{isa:?}, {n}, {i}: {y} {want}");
+                    assert!(
+                        (f64::from(y) - want).abs() <= 1e-6 * norm,
+                        "{isa:?}, {n}, {i}: {y} {want}"
+                    );
                 }
             }
         }

@@ -17,7 +17,7 @@ fn a_magnitude_lies_between_the_edges_of_its_slot() {
         for mantissa in [0, 1, (1 << 18) - 1, 1 << 18, 5 << 18, (1 << 23) - 1] {
             let x = f32::from_bits(octave << 23 | mantissa);
             for top in octave..=(octave + OCTAVES as u32).min(254) {
-                let floor = floor_of(f32::from_bits(top << 23 | 77));
+                let floor = floor_of(f32::from_bits(top << 23 | 0x4d));
                 let slot = slot_scalar(x, floor);
                 if slot == 0 {
                     assert!(x < edge(floor, 1) && octave + OCTAVES as u32 <= top);
@@ -76,7 +76,9 @@ fn every_isa_counts_by_the_definition() {
             let mut four = [[0; SLOTS]; 4];
             count_magnitudes_with(isa, &x, floor_of(20.0), &mut four);
             let mut want = [0; SLOTS];
-            x.iter().for_each(|&x| want[slot_scalar(x, floor_of(20.0))] += 1);
+            for &x in &x {
+                want[slot_scalar(x, floor_of(20.0))] += 1;
+            }
             let sums: Vec<u32> = (0..SLOTS).map(|i| four.iter().map(|one| one[i]).sum()).collect();
             assert_eq!(sums, want, "{isa:?}, {n_rows} x {n}");
         }
@@ -89,10 +91,14 @@ fn a_window_that_rose_counts_as_if_it_had_begun_there() {
     for rise in [0_usize, 1, 32, 100, 767, 768, 5000] {
         let floor = floor_of(64.0);
         let mut moved = [0; SLOTS];
-        x.iter().for_each(|&x| moved[slot_scalar(x, floor)] += 1);
+        for &x in &x {
+            moved[slot_scalar(x, floor)] += 1;
+        }
         rebase(&mut moved, rise);
         let mut want = [0; SLOTS];
-        x.iter().for_each(|&x| want[slot_scalar(x, floor + rise as i32)] += 1);
+        for &x in &x {
+            want[slot_scalar(x, floor + rise as i32)] += 1;
+        }
         assert_eq!(moved, want, "{rise}");
     }
 }

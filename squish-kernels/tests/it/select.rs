@@ -27,7 +27,12 @@ fn check(x: &[f32], threshold: f32) {
         }
         for (i, (zeroed, x)) in zeroed.iter().zip(x).enumerate() {
             let want = if is_active_scalar(*x, threshold) { x.to_bits() } else { 0 };
-            assert_eq!(zeroed.to_bits(), want, "{isa:?}, {threshold}, element {i} of {}", x.to_bits());
+            assert_eq!(
+                zeroed.to_bits(),
+                want,
+                "{isa:?}, {threshold}, element {i} of {}",
+                x.to_bits()
+            );
         }
     }
 }
@@ -46,7 +51,8 @@ fn every_isa_selects_the_active_elements_at_every_edge() {
 fn nan_is_active_and_zeros_are_not() {
     let x = [0.0, -0.0, f32::NAN, -f32::NAN, f32::from_bits(1), 1.0, -1.0, f32::INFINITY];
     let x: Vec<f32> = x.iter().cycle().take(77).copied().collect();
-    for threshold in [0.0, -1.0, f32::NAN, 1.0, 1.0_f32.next_up(), f32::MIN_POSITIVE, f32::INFINITY] {
+    for threshold in [0.0, -1.0, f32::NAN, 1.0, 1.0_f32.next_up(), f32::MIN_POSITIVE, f32::INFINITY]
+    {
         check(&x, threshold);
     }
 }

@@ -81,7 +81,9 @@ mod tests {
     fn counted(x: &[f32]) -> ([u32; SLOTS], Bins<'static, u32>) {
         let abs_max = x.iter().fold(0f32, |m, x| m.max(x.abs()));
         let (floor, mut counts) = (floor_of(abs_max), [0; SLOTS]);
-        x.iter().for_each(|&x| counts[slot_scalar(x, floor)] += 1);
+        for &x in x {
+            counts[slot_scalar(x, floor)] += 1;
+        }
         let n_zero = x.iter().filter(|&&x| x == 0.0).count() as u64;
         (counts, Bins { floor, counts: &[], n_zero, abs_max })
     }

@@ -54,6 +54,7 @@ impl Search {
     }
 
     /// The best clip for elements that are not all zeros.
+    #[expect(clippy::large_stack_arrays, reason = "18 KB, so that nothing is allocated")]
     pub(super) fn clip<C: Copy + Into<u64>>(&self, bins: &Bins<'_, C>) -> f64 {
         // Magnitudes relative to a power of two near the largest, so that no power of an error leaves the range of `f64`, and a common power of
         // two of all elements changes nothing.
@@ -98,7 +99,8 @@ impl Search {
         let to_levels = self.max / clip;
         let mut level = 0;
         let mut up_to = |x: f64| {
-            while level + 1 < self.n_levels && 2.0 * x > self.levels[level] + self.levels[level + 1] {
+            while level + 1 < self.n_levels && 2.0 * x > self.levels[level] + self.levels[level + 1]
+            {
                 level += 1;
             }
             let off = x - self.levels[level];
@@ -122,11 +124,7 @@ impl Search {
 
 /// `∫₀ˣ |t|^norm dt`.
 fn integral(x: f64, norm: f64) -> f64 {
-    if norm == 2.0 {
-        x * x * x / 3.0
-    } else {
-        x.abs().powf(norm + 1.0).copysign(x) / (norm + 1.0)
-    }
+    if norm == 2.0 { x * x * x / 3.0 } else { x.abs().powf(norm + 1.0).copysign(x) / (norm + 1.0) }
 }
 
 /// The largest power of two that is at most `x`, a positive number; of subnormals the smallest normal one.
@@ -153,7 +151,8 @@ mod tests {
                     for clip in [0.15, 0.5, 1.0, 1.9] {
                         let scale = clip / f64::from(target.max());
                         let n = 20_000;
-                        let points = (0..n).map(|i| low + (high - low) * (f64::from(i) + 0.5) / f64::from(n));
+                        let points = (0..n)
+                            .map(|i| low + (high - low) * (f64::from(i) + 0.5) / f64::from(n));
                         let mean = points
                             .map(|x| {
                                 let rounded = f64::from(target.round((x / scale) as f32));
@@ -192,7 +191,10 @@ mod tests {
             (MseSearch { least: f64::NAN, ..MseSearch::default() }, "least"),
         ] {
             let error = Search::new(ALL[0], bad).err();
-            assert!(matches!(error, Some(Error::Value { what: got, .. }) if got == what), "{error:?}");
+            assert!(
+                matches!(error, Some(Error::Value { what: got, .. }) if got == what),
+                "{error:?}"
+            );
         }
     }
 }

@@ -137,7 +137,11 @@ mod tests {
                 let (a, b) = (two[0] as f32, two[1] as f32);
                 let middle = a.midpoint(b);
                 let below = middle.next_down();
-                assert_eq!((target.round(below), target.round(middle.next_up())), (a, b), "{target:?}");
+                assert_eq!(
+                    (target.round(below), target.round(middle.next_up())),
+                    (a, b),
+                    "{target:?}"
+                );
             }
         }
     }

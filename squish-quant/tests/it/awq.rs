@@ -27,9 +27,9 @@ fn salient(n: usize, inputs: usize) -> Array2<f32> {
 
 /// The mean squared error of the outputs, by products of whole matrices.
 fn error(w: ArrayView2<'_, f32>, x: ArrayView2<'_, f32>, scales: &[f32]) -> f64 {
-    let scales = Array2::from_shape_vec([1, scales.len()], scales.to_vec()).unwrap();
+    let scales = Array2::from_shape_vec([1, scales.len()], scales.to_vec()).expect("a row");
     let mut quantized = &w * &scales;
-    int4(quantized.view_mut()).unwrap();
+    int4(quantized.view_mut()).expect("finite");
     let off = quantized / &scales - w;
     let off = x.mapv(f64::from).dot(&off.mapv(f64::from).t());
     off.iter().map(|x| x * x).sum::<f64>() / off.len() as f64
@@ -42,7 +42,8 @@ fn large_inputs_get_larger_scales_and_the_error_falls() {
     assert!(best.error < 0.75 * best.unscaled_error, "{best:?}");
     assert!(best.ratio > 0.0 && best.ratio <= 1.0);
     assert!(best.scales[4] > 2.0 * best.scales[5], "{:?}", &best.scales[..6]);
-    let (least, most) = best.scales.iter().fold((f32::MAX, 0f32), |(a, b), &s| (a.min(s), b.max(s)));
+    let (least, most) =
+        best.scales.iter().fold((f32::MAX, 0f32), |(a, b), &s| (a.min(s), b.max(s)));
     assert!((least * most - 1.0).abs() < 1e-5, "{least} {most}");
     // The errors are those of whole matrices.
     for (got, want) in [
@@ -88,7 +89,10 @@ fn what_cannot_be_scored_is_refused() {
     let error = Error::Value { what: "n_ratios", value: 0.0, expected: "1 or more" };
     assert_eq!(awq_scales(w.view(), x.view(), int4, AwqSearch { n_ratios: 0 }), Err(error));
     let refused = Error::ZeroBlock { what: "test" };
-    assert_eq!(awq_scales(w.view(), x.view(), |_| Err(refused), AwqSearch::default()), Err(refused));
+    assert_eq!(
+        awq_scales(w.view(), x.view(), |_| Err(refused), AwqSearch::default()),
+        Err(refused)
+    );
     x[[1, 3]] = f32::NEG_INFINITY;
     let error = Error::NonFinite { index: 67, value: f32::NEG_INFINITY };
     assert_eq!(awq_scales(w.view(), x.view(), int4, AwqSearch::default()), Err(error));

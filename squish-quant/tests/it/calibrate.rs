@@ -27,12 +27,12 @@ fn methods() -> [Method; 5] {
 }
 
 fn calibrator(n_channels: usize) -> QuantAwareCalibrator {
-    QuantAwareCalibrator::new(n_channels, CalibratorOptions::default()).unwrap()
+    QuantAwareCalibrator::new(n_channels, CalibratorOptions::default()).expect("few channels")
 }
 
 fn of(x: ArrayView2<'_, f32>) -> QuantAwareCalibrator {
     let mut calibrator = calibrator(x.ncols());
-    calibrator.record(x).unwrap();
+    calibrator.record(x).expect("a batch");
     calibrator
 }
 
@@ -94,7 +94,8 @@ fn mse_scales_of_a_normal_distribution_are_the_known_ones() {
         let (best, widest) = (scale(mse, target), scale(Method::MinMax, target));
         let of_best = best * target.max();
         assert!(clip.contains(&of_best), "{target:?}: {of_best}");
-        let (of_best, of_widest) = (error(x.view(), 0, target, best), error(x.view(), 0, target, widest));
+        let (of_best, of_widest) =
+            (error(x.view(), 0, target, best), error(x.view(), 0, target, widest));
         assert!(of_best < ratio * of_widest, "{target:?}: {of_best:e}, {of_widest:e}");
     }
 }
@@ -111,7 +112,10 @@ fn mse_scales_are_never_much_worse_than_any_other() {
             for i in 0..60 {
                 let scale = widest * 0.95f32.powi(i);
                 let other = error(x.view(), channel, target, scale);
-                assert!(got < 1.03 * other, "{target:?}, channel {channel}, {i}: {got:e}, {other:e}");
+                assert!(
+                    got < 1.03 * other,
+                    "{target:?}, channel {channel}, {i}: {got:e}, {other:e}"
+                );
             }
         }
     }
@@ -122,7 +126,8 @@ fn outliers_are_clipped_by_all_but_the_maximum() {
     let mut x = normal(20_000, 1);
     x[[77, 0]] = -60.0;
     let calibrator = of(x.view());
-    let clip = |method, target: Target| calibrator.scales(method, target).unwrap()[0] * target.max();
+    let clip =
+        |method, target: Target| calibrator.scales(method, target).unwrap()[0] * target.max();
     assert_eq!(clip(Method::MinMax, INT8), 60.0);
     for method in [Method::Percentile(99.9), Method::Entropy] {
         assert!((2.5..9.0).contains(&clip(method, INT8)), "{method:?}: {}", clip(method, INT8));
@@ -159,19 +164,47 @@ fn a_scaled_maximum_is_the_largest_number_of_the_target() {
 fn degenerate_channels_have_documented_scales() {
     // Zeros; one value; one magnitude; zeros but for two elements; subnormals; elements far below the largest one.
     let x = Array2::from_shape_fn([1000, 6], |(i, c)| match c {
-        0 => if i % 2 == 0 { 0.0 } else { -0.0 },
+        0 => {
+            if i % 2 == 0 {
+                0.0
+            } else {
+                -0.0
+            }
+        }
         1 => -3.7,
-        2 => if i % 2 == 0 { 3.7 } else { -3.7 },
-        3 => if i > 997 { 5.0 } else { 0.0 },
+        2 => {
+            if i % 2 == 0 {
+                3.7
+            } else {
+                -3.7
+            }
+        }
+        3 => {
+            if i > 997 {
+                5.0
+            } else {
+                0.0
+            }
+        }
         4 => f32::from_bits(1 + i as u32),
-        _ => if i == 0 { 1e9 } else { 1e-9 },
+        _ => {
+            if i == 0 {
+                1e9
+            } else {
+                1e-9
+            }
+        }
     });
     let calibrator = of(x.view());
     for method in methods() {
         for target in TARGETS {
             let scales = calibrator.scales(method, target).unwrap();
             assert_eq!(scales[0], 1.0, "{method:?}");
-            assert_eq!(scales[1], (f64::from(3.7f32) / f64::from(target.max())) as f32, "{method:?}, {target:?}");
+            assert_eq!(
+                scales[1],
+                (f64::from(3.7f32) / f64::from(target.max())) as f32,
+                "{method:?}, {target:?}"
+            );
             let relative = scales[2] * target.max() / 3.7;
             assert!(relative > 0.9 && relative < 1.0001, "{method:?}, {target:?}: {relative}");
             assert_eq!(scales[4], f32::MIN_POSITIVE, "{method:?}");
@@ -206,7 +239,12 @@ fn channels_without_data_are_refused() {
     assert_eq!((stats.min, stats.max), (f32::INFINITY, f32::NEG_INFINITY));
     let all = CalibrationStats { n_rows: 6, n_elements: 18, n_zero: 0, n_non_finite: 14 };
     assert_eq!(calibrator.stats(), all);
-    assert_eq!(QuantAwareCalibrator::new(0, CalibratorOptions::default()).unwrap().scales(Method::Entropy, INT8), Ok(vec![]));
+    assert_eq!(
+        QuantAwareCalibrator::new(0, CalibratorOptions::default())
+            .unwrap()
+            .scales(Method::Entropy, INT8),
+        Ok(vec![])
+    );
 }
 
 #[test]
@@ -290,7 +328,10 @@ fn minima_and_maxima_need_no_histogram() {
     let mut small = QuantAwareCalibrator::new(4, options).unwrap();
     small.record(x.view()).unwrap();
     let large = of(x.view());
-    assert_eq!(small.scales(Method::MinMax, Target::E4M3), large.scales(Method::MinMax, Target::E4M3));
+    assert_eq!(
+        small.scales(Method::MinMax, Target::E4M3),
+        large.scales(Method::MinMax, Target::E4M3)
+    );
     assert_eq!(small.channel(1), large.channel(1));
     for method in &methods()[1..] {
         assert!(matches!(small.scales(*method, INT8), Err(Error::Unsupported { .. })));
@@ -341,7 +382,7 @@ fn batches() -> impl Strategy<Value = Vec<Array2<f32>>> {
     (1usize..5).prop_flat_map(|n| {
         let batch = (0usize..9).prop_flat_map(move |rows| {
             prop::collection::vec(element(), rows * n)
-                .prop_map(move |x| Array2::from_shape_vec([rows, n], x).unwrap())
+                .prop_map(move |x| Array2::from_shape_vec([rows, n], x).expect("rows of n"))
         });
         prop::collection::vec(batch, 1..7)
     })
@@ -352,7 +393,9 @@ proptest! {
     fn neither_the_order_of_batches_nor_that_of_merges_matters(batches in batches(), seed: u64) {
         let n = batches[0].ncols();
         let mut in_order = calibrator(n);
-        batches.iter().for_each(|batch| in_order.record(batch.view()).unwrap());
+        for batch in &batches {
+            in_order.record(batch.view()).unwrap();
+        }
 
         let mut backwards = calibrator(n);
         batches.iter().rev().for_each(|batch| backwards.record(batch.slice(s![..;-1, ..])).unwrap());

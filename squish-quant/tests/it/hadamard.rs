@@ -25,7 +25,9 @@ fn products_of_rotated_matrices_are_the_products() {
 
 #[test]
 fn lengths_of_models_have_blocks() {
-    for (n, block) in [(4096, 4096), (14336, 14336), (11008, 256), (5120, 5120), (3072, 3072), (18944, 512)] {
+    for (n, block) in
+        [(4096, 4096), (14336, 14336), (11008, 256), (5120, 5120), (3072, 3072), (18944, 512)]
+    {
         assert_eq!(hadamard_block(n), block, "{n}");
         let mut x = normal(1, n);
         let before = x.clone();

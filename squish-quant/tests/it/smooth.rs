@@ -1,4 +1,4 @@
-//! SmoothQuant's scales, and what folding them leaves as it is.
+//! `SmoothQuant`'s scales, and what folding them leaves as it is.
 
 use proptest::prelude::*;
 use squish_quant::{
@@ -20,13 +20,15 @@ fn scales_are_those_of_the_paper() {
 
 #[test]
 fn at_one_half_inputs_and_weights_have_the_same_maxima() {
-    let (x, w) = (normal(50, 8) * array![1.0, 30.0, 0.1, 1.0, 5.0, 7.0, 2.0, 0.01], normal(20, 8) * 0.1);
+    let (x, w) =
+        (normal(50, 8) * array![1.0, 30.0, 0.1, 1.0, 5.0, 7.0, 2.0, 0.01], normal(20, 8) * 0.1);
     let (x_max, w_max) = (column_abs_max(x.view()).unwrap(), column_abs_max(w.view()).unwrap());
     let scales = smooth_scales(&x_max, &w_max, 0.5).unwrap();
     let mut folded = w.clone();
     fold_into_weight(folded.view_mut(), &scales).unwrap();
     let smooth = &x / &Array1::from(scales.clone());
-    let (of_x, of_w) = (column_abs_max(smooth.view()).unwrap(), column_abs_max(folded.view()).unwrap());
+    let (of_x, of_w) =
+        (column_abs_max(smooth.view()).unwrap(), column_abs_max(folded.view()).unwrap());
     for (x, w) in of_x.iter().zip(&of_w) {
         assert!((x / w - 1.0).abs() < 1e-5, "{x} {w}");
     }

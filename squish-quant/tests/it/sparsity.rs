@@ -11,7 +11,7 @@ use squish_quant::{
 use crate::int::normal;
 
 fn predictor(widths: &[usize]) -> ActSparsityPredictor {
-    ActSparsityPredictor::new(widths, SparsityOptions::default()).unwrap()
+    ActSparsityPredictor::new(widths, SparsityOptions::default()).expect("options")
 }
 
 #[test]
@@ -44,7 +44,8 @@ fn counts_are_those_of_the_definition() {
     let mut predictor = predictor(&[3, 21]);
     predictor.record(1, x.view()).unwrap();
     let active = |x: &&f32| x.abs() >= 0.01 || x.is_nan();
-    let want: Vec<u32> = x.columns().into_iter().map(|c| c.iter().filter(active).count() as u32).collect();
+    let want: Vec<u32> =
+        x.columns().into_iter().map(|c| c.iter().filter(active).count() as u32).collect();
     assert_eq!(predictor.n_active(1), Some(&want[..]));
     assert_eq!(predictor.sparsity_map(), Err(Error::NoData { what: "layer", index: 0 }));
     predictor.record(0, Array2::zeros([1, 3]).view()).unwrap();
@@ -96,7 +97,10 @@ fn refused_calls_change_nothing() {
     assert!(matches!(counting.thresholds(0.5), Err(Error::Unsupported { .. })));
     for bad in [-0.1, 1.1, f64::NAN] {
         assert!(matches!(predictor.thresholds(bad), Err(Error::Value { what: "sparsity", .. })));
-        assert!(matches!(predictor.hot_neurons(0, bad), Err(Error::Value { what: "fraction", .. })));
+        assert!(matches!(
+            predictor.hot_neurons(0, bad),
+            Err(Error::Value { what: "fraction", .. })
+        ));
     }
     for bad in [-1.0, f32::NAN, f32::INFINITY] {
         assert!(matches!(SparseFfnGate::new(bad), Err(Error::Value { what: "threshold", .. })));
@@ -124,7 +128,10 @@ fn a_product_of_what_the_gate_selects_is_that_of_what_it_leaves() {
     let n = gate.select_into(x, &mut indices, &mut values).unwrap();
     assert!((90..170).contains(&n), "{n}");
     let (mut sparse, mut dense) = (vec![0.0; 96], vec![0.0; 96]);
-    packed.view().gemv_sparse_into(&mut workspace, &indices[..n], &values[..n], &mut sparse).unwrap();
+    packed
+        .view()
+        .gemv_sparse_into(&mut workspace, &indices[..n], &values[..n], &mut sparse)
+        .unwrap();
     assert_eq!(gate.apply_in_place(x), n);
     packed.view().gemv_into(&mut workspace, x, &mut dense).unwrap();
     assert_eq!(sparse, dense);
