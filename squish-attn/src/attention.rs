@@ -14,6 +14,7 @@
 
 mod gather;
 mod mask;
+mod mass;
 mod merge;
 mod plan;
 mod run;
@@ -30,6 +31,7 @@ use crate::{
 };
 
 pub use mask::{BitMask, Mask};
+pub(crate) use mass::MassScratch;
 pub use merge::{merge_in_place, merge_in_place_with};
 pub use run::{SPLIT, Workspace};
 
@@ -139,18 +141,24 @@ fn check<S: KvSource>(
     AttnError::check_axis("queries", "rows of the sequences", of_sequences, n_rows)?;
     for sequence in sequences {
         let source = sequence.source;
-        let kv_heads = source.n_heads();
-        if n_heads == 0 || kv_heads == 0 || n_heads % kv_heads != 0 {
-            return Err(AttnError::Heads { n_heads, kv_heads });
-        }
-        AttnError::check_axis("source", "heads", sequences[0].source.n_heads(), kv_heads)?;
-        AttnError::check_axis("queries", "width", source.key_dim(), key_dim)?;
+        check_source(source, n_heads, key_dim)?;
+        let kv_heads = sequences[0].source.n_heads();
+        AttnError::check_axis("source", "heads", kv_heads, source.n_heads())?;
         AttnError::check_axis("out", "width", source.value_dim(), out.dim().2)?;
-        for (what, width) in [("width of keys", key_dim), ("width of values", source.value_dim())] {
-            AttnError::check_value(what, width as f64, width > 0, "at least 1")?;
-        }
+        let width = source.value_dim();
+        AttnError::check_value("width of values", width as f64, width > 0, "at least 1")?;
     }
     check_options(options, n_heads)
+}
+
+/// Whether the heads and the width of queries are those of the keys.
+fn check_source<S: KvSource>(source: &S, n_heads: usize, key_dim: usize) -> Result<()> {
+    let kv_heads = source.n_heads();
+    if n_heads == 0 || kv_heads == 0 || !n_heads.is_multiple_of(kv_heads) {
+        return Err(AttnError::Heads { n_heads, kv_heads });
+    }
+    AttnError::check_axis("queries", "width", source.key_dim(), key_dim)?;
+    AttnError::check_value("width of keys", key_dim as f64, key_dim > 0, "at least 1")
 }
 
 /// Whether the numbers of `options` are in their ranges, and there are as many as heads.

@@ -92,6 +92,14 @@ pub enum AttnError {
         /// Its parent.
         parent: usize,
     },
+    /// A number that is NaN or infinite, or so large that its square is.
+    #[error("`{what}` is not finite at {index}, or its square is not")]
+    NotFinite {
+        /// The argument, by name.
+        what: &'static str,
+        /// The number, or the row that holds it.
+        index: usize,
+    },
     /// There is no memory for a table.
     #[error("no memory for {bytes} bytes of `{what}`")]
     Memory {

@@ -6,6 +6,7 @@ pub mod error;
 pub mod norm;
 pub mod rope;
 mod rows;
+pub mod tokens;
 
 pub use attention::{BitMask, Mask, Options, SPLIT, Sequence, Workspace, merge_in_place};
 pub use error::{AttnError, Result};
@@ -19,3 +20,4 @@ pub use squish_kernels::{
     RmsVariant, Team,
     kv::{KvArrays, KvElement, KvSource, Rows, Run},
 };
+pub use tokens::{Assignment, Keep, Mixture, Selection, TokensWorkspace};

@@ -16,6 +16,12 @@ mod golden;
 mod norm;
 #[path = "it/rope.rs"]
 mod rope;
+#[path = "it/tokens.rs"]
+mod tokens;
+#[path = "it/tokens_golden.rs"]
+mod tokens_golden;
+#[path = "it/tokens_properties.rs"]
+mod tokens_properties;
 #[path = "it/walk_rope.rs"]
 mod walk_rope;
 

@@ -217,6 +217,18 @@ pub struct Runs<'a> {
 }
 
 impl Runs<'_> {
+    /// Whether a step of `step` elements holds several runs, each of one or two of its four vectors: the blocks of 32 and 16
+    /// on the widest levels.
+    fn share_a_step(self, step: usize) -> bool {
+        self.block == step / 2 || self.block == step / 4
+    }
+
+    /// Whether the codes of a run are less than a line of the cache, and a tile holds whole runs. Such runs go around the
+    /// caches together.
+    fn share_a_tile(self) -> bool {
+        self.block < 64 && TILE.is_multiple_of(self.block)
+    }
+
     /// `Some(n)` if every one of the runs of `len` elements is `2^n` whole steps of `step` elements, and those are few.
     fn whole_steps(self, step: usize, len: usize) -> Option<u32> {
         let n_steps = self.block / step;
@@ -315,7 +327,7 @@ trait Step<A: Copy + Default, B: Copy + Default>: Copy {
         }
     }
 
-    /// [`Step::run`], by way of `tile` and around the caches if there is a stream.
+    /// [`Step::run`], by way of `tile` and around the caches.
     #[inline(always)]
     fn run_streamed(
         self,
@@ -323,12 +335,11 @@ trait Step<A: Copy + Default, B: Copy + Default>: Copy {
         step: usize,
         from: &[A],
         to: &mut [B],
-        stream: Option<&Stream>,
+        stream: &Stream,
         tile: &mut Tile<B>,
     ) where
         B: Pod,
     {
-        let Some(stream) = stream else { return self.run(step, from, to) };
         for (from, to) in from.chunks(TILE).zip(to.chunks_mut(TILE)) {
             let tile = tile.first(from.len());
             self.run(step, from, tile);
@@ -356,6 +367,30 @@ fn run_flat<A, B, K>(
     }
 }
 
+/// Runs of which several share a step, as a sequence of steps; what is no whole step is left. Returns the number of
+/// elements done.
+#[inline(always)]
+fn run_shared<A, B, K>(
+    step: usize,
+    runs: Runs<'_>,
+    from: &[A],
+    to: &mut [B],
+    make: impl Fn([f32; 4]) -> K,
+) -> usize
+where
+    A: Copy + Default,
+    B: Copy + Default,
+    K: Step<A, B>,
+{
+    let n_runs = step / runs.block;
+    let steps = from.chunks_exact(step).zip(to.chunks_exact_mut(step));
+    for ((from, to), factors) in steps.zip(runs.factors.chunks_exact(n_runs)) {
+        let of_quarter = |i: usize| factors[i * n_runs / 4];
+        make([of_quarter(0), of_quarter(1), of_quarter(2), of_quarter(3)]).step(from, to);
+    }
+    from.len() - from.len() % step
+}
+
 #[inline(always)]
 fn encode_each_run<S: Simd, E: Element, const SATURATE: bool>(
     simd: S,
@@ -365,33 +400,64 @@ fn encode_each_run<S: Simd, E: Element, const SATURATE: bool>(
     out: &mut [u8],
 ) {
     let ahead = stream::ahead(stores, x.len());
-    let stream = stores.stream();
-    if stream.is_none()
-        && let Some(shift) = runs.whole_steps(S::u8s::LEN, x.len())
+    let Some(stream) = stores.stream() else {
+        return encode_cached::<S, E, SATURATE>(simd, ahead, x, runs, out);
+    };
+    let mut tile = Tile::new();
+    if runs.share_a_tile() {
+        let factors = runs.factors.chunks(TILE / runs.block);
+        for ((x, out), factors) in x.chunks(TILE).zip(out.chunks_mut(TILE)).zip(factors) {
+            let tile = tile.first(x.len());
+            encode_cached::<S, E, SATURATE>(simd, ahead, x, Runs { factors, ..runs }, tile);
+            stream.copy(simd, tile, out);
+        }
+        return;
+    }
+    for ((x, out), &factor) in
+        x.chunks(runs.block).zip(out.chunks_mut(runs.block)).zip(runs.factors)
     {
+        let step = Encode::<S, E, SATURATE>::new(simd, [factor; 4], ahead);
+        step.run_streamed(simd, S::u8s::LEN, x, out, &stream, &mut tile);
+    }
+}
+
+/// The cast of whole runs and one that may be shorter, into the caches.
+#[inline(always)]
+fn encode_cached<S: Simd, E: Element, const SATURATE: bool>(
+    simd: S,
+    ahead: usize,
+    x: &[f32],
+    runs: Runs<'_>,
+    out: &mut [u8],
+) {
+    let len = S::u8s::LEN;
+    if let Some(shift) = runs.whole_steps(len, x.len()) {
         return run_flat(
-            S::u8s::LEN,
+            len,
             shift,
             x,
             runs.factors,
             out,
             #[inline(always)]
-            |factor| {
-                let factor = S::f32s::splat(simd, factor);
-                Encode::<S, E, SATURATE> { factor, ahead, format: PhantomData }
-            },
+            |factor| Encode::<S, E, SATURATE>::new(simd, [factor; 4], ahead),
         );
     }
-    let mut tile = Tile::new();
-    for ((x, out), &factor) in
-        x.chunks(runs.block).zip(out.chunks_mut(runs.block)).zip(runs.factors)
-    {
-        let step = Encode::<S, E, SATURATE> {
-            factor: S::f32s::splat(simd, factor),
-            ahead,
-            format: PhantomData,
-        };
-        step.run_streamed(simd, S::u8s::LEN, x, out, stream.as_ref(), &mut tile);
+    let n_done = if runs.share_a_step(len) {
+        run_shared(
+            len,
+            runs,
+            x,
+            out,
+            #[inline(always)]
+            |factors| Encode::<S, E, SATURATE>::new(simd, factors, ahead),
+        )
+    } else {
+        0
+    };
+    let (x, out) = (&x[n_done..], &mut out[n_done..]);
+    let factors = &runs.factors[n_done / runs.block..];
+    for ((x, out), &factor) in x.chunks(runs.block).zip(out.chunks_mut(runs.block)).zip(factors) {
+        Encode::<S, E, SATURATE>::new(simd, [factor; 4], ahead).run(len, x, out);
     }
 }
 
@@ -403,65 +469,116 @@ fn decode_each_run<S: Simd, E: Element>(
     runs: Runs<'_>,
     out: &mut [f32],
 ) {
-    let stream = stores.stream();
-    if stream.is_none()
-        && let Some(shift) = runs.whole_steps(S::u8s::LEN, codes.len())
+    let Some(stream) = stores.stream() else {
+        return decode_cached::<S, E>(simd, codes, runs, out);
+    };
+    let mut tile = Tile::new();
+    if runs.share_a_tile() {
+        let factors = runs.factors.chunks(TILE / runs.block);
+        for ((codes, out), factors) in codes.chunks(TILE).zip(out.chunks_mut(TILE)).zip(factors) {
+            let tile = tile.first(codes.len());
+            decode_cached::<S, E>(simd, codes, Runs { factors, ..runs }, tile);
+            stream.copy(simd, tile, out);
+        }
+        return;
+    }
+    for ((codes, out), &factor) in
+        codes.chunks(runs.block).zip(out.chunks_mut(runs.block)).zip(runs.factors)
     {
+        let step = Decode::<S, E>::new(simd, [factor; 4]);
+        step.run_streamed(simd, S::u8s::LEN, codes, out, &stream, &mut tile);
+    }
+}
+
+/// As [`encode_cached`].
+#[inline(always)]
+fn decode_cached<S: Simd, E: Element>(simd: S, codes: &[u8], runs: Runs<'_>, out: &mut [f32]) {
+    let len = S::u8s::LEN;
+    if let Some(shift) = runs.whole_steps(len, codes.len()) {
         return run_flat(
-            S::u8s::LEN,
+            len,
             shift,
             codes,
             runs.factors,
             out,
             #[inline(always)]
-            |factor| {
-                let factor = S::f32s::splat(simd, factor);
-                Decode::<S, E> { factor, format: PhantomData }
-            },
+            |factor| Decode::<S, E>::new(simd, [factor; 4]),
         );
     }
-    let mut tile = Tile::new();
+    let n_done = if runs.share_a_step(len) {
+        run_shared(
+            len,
+            runs,
+            codes,
+            out,
+            #[inline(always)]
+            |factors| Decode::<S, E>::new(simd, factors),
+        )
+    } else {
+        0
+    };
+    let (codes, out) = (&codes[n_done..], &mut out[n_done..]);
+    let factors = &runs.factors[n_done / runs.block..];
     for ((codes, out), &factor) in
-        codes.chunks(runs.block).zip(out.chunks_mut(runs.block)).zip(runs.factors)
+        codes.chunks(runs.block).zip(out.chunks_mut(runs.block)).zip(factors)
     {
-        let step = Decode::<S, E> { factor: S::f32s::splat(simd, factor), format: PhantomData };
-        step.run_streamed(simd, S::u8s::LEN, codes, out, stream.as_ref(), &mut tile);
+        Decode::<S, E>::new(simd, [factor; 4]).run(len, codes, out);
     }
 }
 
+/// One step of encoding, with a factor for each of its four vectors.
 #[derive(Clone, Copy)]
 struct Encode<S: Simd, E, const SATURATE: bool> {
-    factor: S::f32s,
+    factors: [S::f32s; 4],
     ahead: usize,
     format: PhantomData<E>,
+}
+
+impl<S: Simd, E, const SATURATE: bool> Encode<S, E, SATURATE> {
+    #[inline(always)]
+    fn new(simd: S, [a, b, c, d]: [f32; 4], ahead: usize) -> Self {
+        let splat = S::f32s::splat;
+        let factors = [splat(simd, a), splat(simd, b), splat(simd, c), splat(simd, d)];
+        Self { factors, ahead, format: PhantomData }
+    }
 }
 
 impl<S: Simd, E: Element, const SATURATE: bool> Step<f32, u8> for Encode<S, E, SATURATE> {
     #[inline(always)]
     fn step(self, x: &[f32], out: &mut [u8]) {
         stream::prefetch(x, self.ahead);
-        let [a, b, c, d] = quarters::<S>(self.factor.token(), x);
-        let scaled = [a * self.factor, b * self.factor, c * self.factor, d * self.factor];
-        encode_step::<S, E, SATURATE>(scaled).store_slice(out);
+        let [f, g, h, i] = self.factors;
+        let [a, b, c, d] = quarters::<S>(f.token(), x);
+        encode_step::<S, E, SATURATE>([a * f, b * g, c * h, d * i]).store_slice(out);
     }
 }
 
+/// One step of decoding, with a factor for each of its four vectors.
 #[derive(Clone, Copy)]
 struct Decode<S: Simd, E> {
-    factor: S::f32s,
+    factors: [S::f32s; 4],
     format: PhantomData<E>,
+}
+
+impl<S: Simd, E> Decode<S, E> {
+    #[inline(always)]
+    fn new(simd: S, [a, b, c, d]: [f32; 4]) -> Self {
+        let splat = S::f32s::splat;
+        let factors = [splat(simd, a), splat(simd, b), splat(simd, c), splat(simd, d)];
+        Self { factors, format: PhantomData }
+    }
 }
 
 impl<S: Simd, E: Element> Step<u8, f32> for Decode<S, E> {
     #[inline(always)]
     fn step(self, codes: &[u8], out: &mut [f32]) {
         let len = S::f32s::LEN;
-        let codes = S::u8s::from_slice(self.factor.token(), codes);
-        let [a, b, c, d] = decode_bytes::<S, E>(codes);
-        (a * self.factor).store_slice(&mut out[..len]);
-        (b * self.factor).store_slice(&mut out[len..2 * len]);
-        (c * self.factor).store_slice(&mut out[2 * len..3 * len]);
-        (d * self.factor).store_slice(&mut out[3 * len..]);
+        let [f, g, h, i] = self.factors;
+        let [a, b, c, d] = decode_bytes::<S, E>(S::u8s::from_slice(f.token(), codes));
+        (a * f).store_slice(&mut out[..len]);
+        (b * g).store_slice(&mut out[len..2 * len]);
+        (c * h).store_slice(&mut out[2 * len..3 * len]);
+        (d * i).store_slice(&mut out[3 * len..]);
     }
 }
 

@@ -4,7 +4,10 @@ pub mod attention;
 pub mod blocks;
 mod bytes;
 pub mod cast;
+pub mod columns;
 pub mod element;
+pub mod hadamard;
+pub mod histogram;
 pub mod integer;
 mod isa;
 pub mod kv;
@@ -18,6 +21,7 @@ mod prefetch;
 pub mod probe;
 pub mod real;
 mod rows;
+pub mod select;
 #[doc(hidden)]
 pub mod stream;
 pub mod team;
@@ -38,6 +42,7 @@ pub use activation::{Gelu, gelu_in_place, gelu_into, silu_in_place, silu_into};
 pub use divergence::kl_divergence;
 pub use dot::{axpy, dot, scale_add};
 pub use exp::{exp_in_place, exp_into};
+pub use hadamard::hadamard_in_place;
 pub use log_sum_exp::{log_sum_exp, log_sum_exp_f64};
 pub use norm::{
     RmsVariant, add_layer_norm_in_place, add_rms_norm_in_place, add_rms_norm_into, layer_norm_into,
@@ -46,6 +51,7 @@ pub use norm::{
 pub use real::Real;
 pub use reduce::{abs_max, argmax, max, min, sum};
 pub use rope::{RopeLayout, rope_in_place};
+pub use select::{select_into, zero_below_in_place};
 pub use soft_cap::soft_cap_in_place;
 pub use softmax::{log_softmax_in_place, log_softmax_into, softmax_in_place, softmax_into};
 pub use team::Team;

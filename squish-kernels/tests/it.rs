@@ -6,6 +6,8 @@ mod activation;
 mod allocation;
 #[path = "it/cast.rs"]
 mod cast;
+#[path = "it/columns.rs"]
+mod columns;
 #[path = "it/common.rs"]
 mod common;
 #[path = "it/divergence.rs"]
@@ -14,6 +16,10 @@ mod divergence;
 mod dot;
 #[path = "it/exp.rs"]
 mod exp;
+#[path = "it/hadamard.rs"]
+mod hadamard;
+#[path = "it/histogram.rs"]
+mod histogram;
 #[path = "it/kv.rs"]
 mod kv;
 #[path = "it/log_sum_exp.rs"]
@@ -26,6 +32,8 @@ mod panel;
 mod reduce;
 #[path = "it/rope.rs"]
 mod rope;
+#[path = "it/select.rs"]
+mod select;
 #[path = "it/soft_cap.rs"]
 mod soft_cap;
 #[path = "it/softmax.rs"]

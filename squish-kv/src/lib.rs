@@ -15,6 +15,9 @@ mod tables;
 
 mod storage;
 
+#[cfg(feature = "disk")]
+pub mod disk;
+
 pub use block::{BlockCopy, BlockId, NULL_BLOCK, Slot, SlotMove};
 pub use error::{Error, Result};
 pub use hash::{BlockHash, PrefixKey, Salt, Scope};

@@ -29,6 +29,8 @@ mod scaling;
 mod shape;
 mod view;
 
+#[cfg(feature = "disk")]
+pub(crate) use arena::Arena;
 pub use gather::{gather, gather_into};
 pub use gqa::{GqaCache, GqaStep};
 pub use paged::PagedArenas;

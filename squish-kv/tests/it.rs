@@ -5,6 +5,9 @@
     reason = "a test fails by panicking; the lint spares functions marked as tests, not what they call"
 )]
 
+#[cfg(feature = "disk")]
+#[path = "it/disk.rs"]
+mod disk;
 #[path = "it/gqa.rs"]
 mod gqa;
 #[path = "it/hash.rs"]

@@ -4,7 +4,10 @@
 //! contiguous part of a band with whole blocks, small enough to stay in L1 between the pass that looks for the largest
 //! magnitudes and the one that encodes.
 
-use std::ops::Range;
+use std::{
+    ops::Range,
+    sync::atomic::{AtomicU32, Ordering},
+};
 
 use ndarray::{ArrayView2, ArrayViewMut2, Axis};
 
@@ -271,4 +274,25 @@ pub(crate) fn finite_abs_max(
         *largest = x.iter().filter(|x| x.is_finite()).fold(0.0, |largest, x| x.abs().max(largest));
     }
     Ok(false)
+}
+
+/// The largest finite magnitude of `x`, whose rows are contiguous, or an error if that is asked for.
+pub(crate) fn finite_abs_max_of_all(non_finite: NonFinite, x: ArrayView2<'_, f32>) -> Result<f32> {
+    // Magnitudes compare as their bits do, and a maximum does not depend on the order of the bands.
+    let largest = AtomicU32::new(0);
+    let (bytes, codes) = (size_of::<f32>() * x.len(), &mut [][..]);
+    let band = CastBand { first_row: 0, x, codes };
+    for_bands(band, 1, bytes, &|CastBand { first_row, x, .. }| {
+        let cols = x.ncols();
+        let mut of_band = 0f32;
+        for run in runs(&x, cols.max(1)) {
+            let mut of_run = [0.0];
+            let first_element = first_row * cols + run.element;
+            finite_abs_max(non_finite, first_element, run.x, run.x.len(), &mut of_run)?;
+            of_band = of_band.max(of_run[0]);
+        }
+        largest.fetch_max(of_band.to_bits(), Ordering::Relaxed);
+        Ok(())
+    })?;
+    Ok(f32::from_bits(largest.into_inner()))
 }

@@ -131,6 +131,50 @@ pub enum Error {
         /// Their size.
         bytes: usize,
     },
+    /// A layer or a channel that is not there.
+    #[error("`{what}` {index} of {n}")]
+    Index {
+        /// The argument, by name.
+        what: &'static str,
+        /// The one asked for.
+        index: usize,
+        /// How many there are.
+        n: usize,
+    },
+    /// An option or an argument outside of its range.
+    #[error("`{what}` is {value}, expected {expected}")]
+    Value {
+        /// The argument, by name.
+        what: &'static str,
+        /// What was given.
+        value: f64,
+        /// The range.
+        expected: &'static str,
+    },
+    /// A channel, or a layer, of which no finite element was recorded.
+    #[error("`{what}` {index} has no finite element")]
+    NoData {
+        /// `channel` or `layer`.
+        what: &'static str,
+        /// Its index.
+        index: usize,
+    },
+    /// More rows than counters of 32 bits hold.
+    #[error("{n} rows recorded are more than {capacity}")]
+    TooManyRows {
+        /// The number of rows with those of the call.
+        n: u64,
+        /// The largest number.
+        capacity: u64,
+    },
+    /// There is no Hadamard matrix of an order.
+    #[error("no Hadamard transform of {n} elements, expected blocks of {block} or a divisor of it")]
+    Hadamard {
+        /// The order.
+        n: usize,
+        /// The largest order that divides it.
+        block: usize,
+    },
     /// The number of elements, or a side of a matrix without elements, exceeds [`isize::MAX`].
     #[error("a shape of [{}, {}] is larger than `isize` counts", shape[0], shape[1])]
     TooLarge {
@@ -146,5 +190,10 @@ impl Error {
     /// `Ok` if `actual` is `expected`.
     pub(crate) fn check_length(what: &'static str, expected: usize, actual: usize) -> Result<()> {
         if expected == actual { Ok(()) } else { Err(Self::Length { what, expected, actual }) }
+    }
+
+    /// `Ok` if there is an `index` among `n`.
+    pub(crate) fn check_index(what: &'static str, index: usize, n: usize) -> Result<()> {
+        if index < n { Ok(()) } else { Err(Self::Index { what, index, n }) }
     }
 }

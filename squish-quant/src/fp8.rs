@@ -20,10 +20,7 @@
 //!
 //! Source: OFP8 1.0; N. Micikevicius et al., arXiv 2209.05433; DeepSeek-V3, arXiv 2412.19437, section 3.3.
 
-use std::{
-    ops::Range,
-    sync::atomic::{AtomicU32, Ordering},
-};
+use std::ops::Range;
 
 use ndarray::{Array2, ArrayView2, ArrayViewMut2, Axis};
 use squish_kernels::{
@@ -36,7 +33,7 @@ use squish_kernels::{
 use crate::{
     band::{
         CastBand, EncodeBand, RUN_BLOCKS, Run, check_divisors, check_finite, check_out, check_rows,
-        check_scales, decode_rows, finite_abs_max, rows_of, runs,
+        check_scales, decode_rows, finite_abs_max, finite_abs_max_of_all, rows_of, runs,
     },
     error::{Error, Result},
     granularity::{Granularity, NonFinite, n_elements},
@@ -426,26 +423,7 @@ impl Codec {
 
     /// Makes the one scale of a matrix, if it has any elements.
     fn tensor_scale<E: Element>(self, x: ArrayView2<'_, f32>, scales: &mut [f32]) -> Result<()> {
-        // Magnitudes compare as their bits do, and a maximum does not depend on the order of the bands.
-        let largest = AtomicU32::new(0);
-        let (bytes, codes) = (size_of::<f32>() * x.len(), &mut [][..]);
-        for_bands(
-            CastBand { first_row: 0, x, codes },
-            1,
-            bytes,
-            &|CastBand { first_row, x, .. }| {
-                let mut of_band = 0f32;
-                for run in runs(&x, self.block[1]) {
-                    let mut of_run = [0.0];
-                    let first_element = first_row * self.cols + run.element;
-                    self.abs_max(first_element, run.x, run.x.len(), &mut of_run)?;
-                    of_band = of_band.max(of_run[0]);
-                }
-                largest.fetch_max(of_band.to_bits(), Ordering::Relaxed);
-                Ok(())
-            },
-        )?;
-        scales.fill(f32::from_bits(largest.into_inner()));
+        scales.fill(finite_abs_max_of_all(self.quantizer.non_finite, x)?);
         scales.iter_mut().for_each(to_scale::<E>);
         Ok(())
     }

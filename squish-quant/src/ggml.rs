@@ -1,30 +1,49 @@
-//! ggml's blocks of MXFP4, as GGUF files hold them (type 39): repacking, and encoding byte for byte.
+//! ggml's blocks of MXFP4 and NVFP4, as GGUF files hold them (types 39 and 40): repacking, and encoding MXFP4 byte for byte.
 //!
-//! A block is 17 bytes for 32 elements: the E8M0 byte, then 16 bytes of codes. Byte `j` holds element `j` in its low
-//! and element `j + 16` in its high half, where [`MxTensor`] holds neighbors.
+//! | type | elements | bytes | layout |
+//! |---|---|---|---|
+//! | MXFP4 | 32 | 17 | the E8M0 byte, then 16 bytes of codes: byte `j` holds element `j` in its low and element `j + 16` in its high half |
+//! | NVFP4 | 64 | 36 | four E4M3 bytes, then 8 bytes of codes for each 16 elements: byte `j` holds element `j` and element `j + 8` of them |
 //!
-//! ggml's encoder has the scales of [`ScaleRule::Floor`](crate::ScaleRule::Floor), but rounds ties toward zero and never
+//! [`MxTensor`] and [`NvFp4Tensor`] hold neighbors in a byte.
+//!
+//! ggml's encoder of MXFP4 has the scales of [`ScaleRule::Floor`](crate::ScaleRule::Floor), but rounds ties toward zero and never
 //! emits -0; [`encode_mxfp4_into`] does the same. Two differences remain at the edges: ggml reads the scale byte 255 as
 //! 2^128, here it is NaN, as specified; and for a block whose largest magnitude is within half a unit in the last place
 //! below a power of two, or subnormal, ggml's rounded logarithm gives another scale byte.
 //!
-//! Source: ggml's `block_mxfp4` and `quantize_row_mxfp4_ref`, as measured through gguf 0.19.
+//! ggml reads NVFP4's scale byte `0x7f` as zero, where E4M3 has NaN, and leaves the sign bit of scales out, where E4M3 has a
+//! sign. Repacking moves bytes and changes none of them. The scale of the tensor is no part of the blocks: GGUF files
+//! have it as a tensor of its own, a factor.
+//!
+//! Source: ggml's `block_mxfp4`, `quantize_row_mxfp4_ref`, `block_nvfp4` and `dequantize_row_nvfp4`, as measured through gguf
+//! 0.19.
 
 use squish_kernels::{blocks::abs_max_blocks_into, element::E8M0};
 
 use crate::{
     band::first_non_finite,
     error::{Error, Result},
-    mx::{MX_BLOCK, MxFormat, MxTensor, lengths},
+    mx::{MX_BLOCK, MxFormat, MxTensor},
+    nvfp4::{self, GlobalScale, NVFP4_BLOCK, NvFp4Tensor},
 };
 
 /// Bytes of a block of 32 elements.
 pub const MXFP4_BLOCK_BYTES: usize = 17;
 
+/// Elements of a block of NVFP4, which are those of four scales.
+pub const NVFP4_BLOCK_ELEMENTS: usize = 64;
+
+/// Bytes of a block of 64 elements.
+pub const NVFP4_BLOCK_BYTES: usize = 36;
+
 const HALF: usize = MX_BLOCK / 2;
 
-/// The bytes of a matrix as ggml's blocks, `[rows, cols / 32, 17]`.
+/// The bytes of a matrix as ggml's blocks, `[rows, cols / 32, 17]`; none if its format is not [`MxFormat::MxFp4`].
 pub fn mxfp4_to_blocks<C: AsRef<[u8]>, S: AsRef<[u8]>>(tensor: &MxTensor<C, S>) -> Vec<u8> {
+    if tensor.format() != MxFormat::MxFp4 {
+        return Vec::new();
+    }
     let blocks = tensor.codes().as_chunks::<HALF>().0.iter().zip(tensor.scales());
     blocks
         .flat_map(|(codes, &scale)| {
@@ -43,7 +62,7 @@ pub fn mxfp4_to_blocks<C: AsRef<[u8]>, S: AsRef<[u8]>>(tensor: &MxTensor<C, S>) 
 ///
 /// [`Error::BlockAlign`], [`Error::Length`] if `bytes` is too short or too long, [`Error::TooLarge`].
 pub fn mxfp4_from_blocks(bytes: &[u8], shape: [usize; 2]) -> Result<MxTensor> {
-    let [n_codes, n_scales] = lengths(shape)?;
+    let [n_codes, n_scales] = MxFormat::MxFp4.lengths(shape)?;
     let n_bytes = n_scales.checked_mul(MXFP4_BLOCK_BYTES).ok_or(Error::TooLarge { shape })?;
     Error::check_length("bytes", n_bytes, bytes.len())?;
     let (mut codes, mut scales) = (Vec::with_capacity(n_codes), Vec::with_capacity(n_scales));
@@ -63,7 +82,7 @@ pub fn mxfp4_from_blocks(bytes: &[u8], shape: [usize; 2]) -> Result<MxTensor> {
 ///
 /// [`Error::BlockAlign`], [`Error::Length`], [`Error::NonFinite`], for which ggml has no rule. Then nothing is written.
 pub fn encode_mxfp4_into(x: &[f32], out: &mut [u8]) -> Result<()> {
-    let [_, n_blocks] = lengths([1, x.len()])?;
+    let [_, n_blocks] = MxFormat::MxFp4.lengths([1, x.len()])?;
     Error::check_length("out", n_blocks * MXFP4_BLOCK_BYTES, out.len())?;
     if x.iter().any(|x| !x.is_finite()) {
         return Err(first_non_finite(0, x));
@@ -82,8 +101,67 @@ pub fn encode_mxfp4_into(x: &[f32], out: &mut [u8]) -> Result<()> {
     Ok(())
 }
 
+/// The bytes of a matrix as ggml's blocks, `[rows, cols / 64, 36]`. The scale of the tensor is not among them.
+///
+/// # Errors
+///
+/// [`Error::BlockAlign`] if rows are no multiple of 64 elements.
+pub fn nvfp4_to_blocks<C: AsRef<[u8]>, S: AsRef<[u8]>>(
+    tensor: &NvFp4Tensor<C, S>,
+) -> Result<Vec<u8>> {
+    let n_bytes = nvfp4_bytes(tensor.shape())?;
+    let mut out = Vec::with_capacity(n_bytes);
+    let codes = tensor.codes().as_chunks::<{ NVFP4_BLOCK_ELEMENTS / 2 }>().0;
+    for (codes, scales) in codes.iter().zip(tensor.scales().as_chunks::<4>().0) {
+        out.extend(scales);
+        for codes in codes.as_chunks::<NVFP4_HALF>().0 {
+            out.extend(
+                (0..NVFP4_HALF).map(|j| nibble(codes, j) | nibble(codes, j + NVFP4_HALF) << 4),
+            );
+        }
+    }
+    Ok(out)
+}
+
+/// A matrix of `shape` from ggml's blocks, `[rows, cols / 64, 36]`, and the scale of the tensor, which ggml keeps as a factor.
+///
+/// # Errors
+///
+/// [`Error::BlockAlign`], [`Error::Length`] if `bytes` is too short or too long, [`Error::BadScale`] as
+/// [`NvFp4Tensor::new`], [`Error::TooLarge`].
+pub fn nvfp4_from_blocks(
+    bytes: &[u8],
+    shape: [usize; 2],
+    global: GlobalScale,
+) -> Result<NvFp4Tensor> {
+    Error::check_length("bytes", nvfp4_bytes(shape)?, bytes.len())?;
+    let [n_codes, n_scales] = nvfp4::lengths(shape)?;
+    let (mut codes, mut scales) = (Vec::with_capacity(n_codes), Vec::with_capacity(n_scales));
+    for [a, b, c, d, block @ ..] in bytes.as_chunks::<NVFP4_BLOCK_BYTES>().0 {
+        scales.extend([a, b, c, d]);
+        for packed in block.as_chunks::<NVFP4_HALF>().0 {
+            let (pairs, _) = packed.as_chunks::<2>();
+            codes.extend(pairs.iter().map(|[a, b]| (a & 0xf) | b << 4));
+            codes.extend(pairs.iter().map(|[a, b]| a >> 4 | (b & 0xf0)));
+        }
+    }
+    NvFp4Tensor::new(shape, codes, scales, global)
+}
+
+/// Bytes of the codes of a scale.
+const NVFP4_HALF: usize = NVFP4_BLOCK / 2;
+
+/// Bytes of the blocks of a matrix.
+fn nvfp4_bytes(shape: [usize; 2]) -> Result<usize> {
+    if !shape[1].is_multiple_of(NVFP4_BLOCK_ELEMENTS) {
+        return Err(Error::BlockAlign { len: shape[1], block: NVFP4_BLOCK_ELEMENTS });
+    }
+    let [_, n_scales] = nvfp4::lengths(shape)?;
+    Ok(n_scales / 4 * NVFP4_BLOCK_BYTES)
+}
+
 /// Element `i` of a block with neighbors in a byte.
-fn nibble(codes: &[u8; HALF], i: usize) -> u8 {
+fn nibble(codes: &[u8], i: usize) -> u8 {
     codes[i / 2] >> (4 * (i % 2)) & 0xf
 }
 

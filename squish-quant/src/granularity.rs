@@ -37,8 +37,8 @@ pub enum NonFinite {
     /// Refuse the call with [`Error::NonFinite`], and write nothing. For weights.
     #[default]
     Error,
-    /// Make NaN decode to NaN, and infinities to infinities where the format has them (E5M2), else to NaN. Where the
-    /// elements have no NaN, the scale makes their whole block NaN (MXFP4). Refused by formats that have neither.
+    /// Make NaN decode to NaN, and infinities to infinities where the format has them (E5M2), else to NaN. In microscaling
+    /// formats and NVFP4 the scale makes their whole block NaN. Refused by formats that have no NaN.
     Poison,
     /// Clamp infinities to the largest value and keep NaN where the format has one; else NaN becomes zero.
     Saturate,

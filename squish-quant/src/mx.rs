@@ -3,42 +3,48 @@
 //! Blocks of 32 elements along a row share a power of two, `2^(X - 127)`, stored as the E8M0 byte `X`:
 //!
 //! ```text
-//! X     = exponent(amax · rule) - emax        clamped to 0..=254; emax = 2 for E2M1; zero blocks have X = 0
-//! code  = E2M1(x · 2^(127 - X))               to nearest, ties to even, saturated
-//! value = E2M1 value · 2^(X - 127)            X = 255 makes the whole block NaN
+//! X     = exponent(amax · rule) - emax        clamped to 0..=254; zero blocks have X = 0
+//! code  = E(x · 2^(127 - X))                  to nearest, ties to even, saturated
+//! value = E value · 2^(X - 127)               X = 255 makes the whole block NaN
 //! ```
 //!
-//! | format | element | bits per weight | codes `[rows, cols / 2]` | scales `[rows, cols / 32]` |
-//! |---|---|---|---|---|
-//! | [`MxFormat::MxFp4`] | E2M1 | 4.25 | low half of byte `j`: element `2j` | E8M0 |
+//! | format | element `E` | largest | `emax` | bits per weight | codes of a row |
+//! |---|---|---|---|---|---|
+//! | [`MxFormat::MxFp8E4M3`] | E4M3 | 448 | 8 | 8.25 | a byte each, `[cols]` |
+//! | [`MxFormat::MxFp8E5M2`] | E5M2 | 57344 | 15 | 8.25 | a byte each, `[cols]` |
+//! | [`MxFormat::MxFp6E3M2`] | E3M2 | 28 | 4 | 6.25 | four in three bytes, `[cols / 4 · 3]` |
+//! | [`MxFormat::MxFp6E2M3`] | E2M3 | 7.5 | 2 | 6.25 | four in three bytes, `[cols / 4 · 3]` |
+//! | [`MxFormat::MxFp4`] | E2M1 | 6 | 2 | 4.25 | two in a byte, `[cols / 2]`; element `2j` is the low half of byte `j` |
+//! | [`MxFormat::MxInt8`] | an integer `/ 64` | 127/64 | 0 | 8.25 | a byte each, `[cols]`, in two's complement |
 //!
-//! That is the layout of PyTorch's `float4_e2m1fn_x2` with `float8_e8m0fnu` scales (torchao), and of the `*_blocks` and
-//! `*_scales` tensors of gpt-oss; [`crate::ggml`] repacks to and from the 17-byte blocks of ggml. Decoding is the same
-//! for all; what differs between tools is the scale, chosen by [`ScaleRule`]. For the block's largest magnitude
-//! `amax = 1.f · 2^e`:
+//! Scales are `[rows, cols / 32]`. Codes of six bits are a stream: code `i` takes bits `6i` to `6i + 5`, its lowest bit
+//! first, and bit `k` is bit `k % 8` of byte `k / 8`; a block is 24 bytes. No specification orders them; AMD's CDNA4 packs
+//! four codes in three bytes too. Encoding leaves the integer -128 unused, as microxcaling and modelopt do, and decoding
+//! reads it as -2.
+//!
+//! The layout of MXFP4 is that of PyTorch's `float4_e2m1fn_x2` with `float8_e8m0fnu` scales (torchao), and of the `*_blocks`
+//! and `*_scales` tensors of gpt-oss; [`crate::ggml`] repacks to and from the 17-byte blocks of ggml. MXFP8 is that of
+//! torchao, which keeps codes of six bits in a byte each. Decoding is the same for all; what differs between tools is the
+//! scale, chosen by [`ScaleRule`]. For the block's largest magnitude `amax = 1.f · 2^e`, elements with `M` bits of mantissa
+//! (6 for integers) and the largest element `max`:
 //!
 //! | rule | `X - 127` | tools |
 //! |---|---|---|
-//! | `Floor` | `e - 2` | the specification, ggml, torchao's default |
-//! | `Even` | `e - 2`, plus 1 where `1.f` rounds up to 2 with one bit of mantissa (`1.f ≥ 1.75`) | compressed-tensors, torchao |
-//! | `Ceil` | `e - 2`, plus 1 unless `1.f = 1` | torchao |
-//! | `RoundUp` | `⌈log2(amax / 6)⌉`: the smallest without saturation | NVIDIA (RCEIL), modelopt |
-//! | `MinMse` | that of `e - 2` and `e - 1` with the smaller squared error, summed in `f64`; `e - 2` of equals | ours |
+//! | `Floor` | `e - emax` | the specification, ggml, torchao's default |
+//! | `Even` | `e - emax`, plus 1 where `1.f` rounds up to 2 with `M` bits (`1.f ≥ 2 - 2^-(M + 1)`) | compressed-tensors, torchao |
+//! | `Ceil` | `e - emax`, plus 1 unless `1.f = 1` | torchao |
+//! | `RoundUp` | `⌈log2(amax / max)⌉`: the smallest without saturation | NVIDIA (RCEIL), modelopt |
+//! | `MinMse` | that of `e - emax` and one more with the smaller squared error, summed in `f64`; the smaller of equals | ours |
 //!
-//! Exponents are read from the bits, never from a rounded logarithm. A subnormal `amax` counts as zero exponent, so
-//! that its block has `X = 0`. Values next to `f32::MAX` that round up to 2^128 decode to infinity.
+//! Exponents are read from the bits, never from a rounded logarithm, and are those of subnormals too; all but the
+//! largest of these give `X = 0`. Values next to `f32::MAX` that round up to 2^128 decode to infinity.
 //!
 //! Source: OCP Microscaling Formats (MX) 1.0, sections 5.3 and 6.3; B. D. Rouhani et al., arXiv 2310.10537.
 
 use std::ops::Range;
 
 use ndarray::{Array2, ArrayView2, ArrayViewMut2};
-use squish_kernels::{
-    Isa,
-    element::E8M0,
-    nibble::{decode_e2m1_blocks_to, encode_e2m1_blocks_to},
-    stream::Stores,
-};
+use squish_kernels::{element::E8M0, stream::Stores};
 
 use crate::{
     band::{
@@ -46,47 +52,19 @@ use crate::{
         finite_abs_max, rows_of, runs,
     },
     error::{Error, Result},
-    granularity::{NonFinite, n_elements},
+    granularity::NonFinite,
     parallel::for_bands,
 };
+use coder::Coder;
+pub use format::MxFormat;
+pub use scale::ScaleRule;
+
+mod coder;
+mod format;
+mod scale;
 
 /// Elements that share a scale.
 pub const MX_BLOCK: usize = 32;
-
-/// Which microscaling format.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum MxFormat {
-    /// Elements of four bits, E2M1.
-    #[default]
-    MxFp4,
-}
-
-impl MxFormat {
-    /// The specification's name, lower case.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::MxFp4 => "mxfp4",
-        }
-    }
-}
-
-/// How the scale of a block follows from its largest magnitude; see the [module](self).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub enum ScaleRule {
-    /// The specification's: the largest magnitudes saturate if they exceed 6 times the scale.
-    #[default]
-    Floor,
-    /// The largest magnitude is rounded as an element before its exponent is taken.
-    Even,
-    /// The next power of two.
-    Ceil,
-    /// The smallest scale at which nothing saturates.
-    RoundUp,
-    /// The better of two by squared error.
-    MinMse,
-}
 
 /// How to make an [`MxTensor`]. Default: MXFP4, the specification's scales, non-finite inputs refused.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -132,7 +110,7 @@ impl MxQuantizer {
     /// ```
     pub fn encode(self, x: ArrayView2<'_, f32>) -> Result<MxTensor> {
         let shape = x.dim().into();
-        let [n_codes, n_scales] = lengths(shape)?;
+        let [n_codes, n_scales] = self.format.lengths(shape)?;
         let mut tensor = MxTensor {
             format: self.format,
             shape,
@@ -144,7 +122,9 @@ impl MxQuantizer {
         Ok(tensor)
     }
 
-    /// [`MxQuantizer::encode`] into `codes`, `[rows, cols / 2]`, and `scales`, `[rows, cols / 32]`. Allocates nothing.
+    /// [`MxQuantizer::encode`] into `codes` and `scales`, `[rows, cols / 32]`. Allocates nothing.
+    ///
+    /// Rows of `codes` are as long as the [module](self) says: `[rows, cols / 2]` for MXFP4.
     ///
     /// # Errors
     ///
@@ -157,7 +137,7 @@ impl MxQuantizer {
         scales: &mut [u8],
     ) -> Result<()> {
         check_rows("x", x.dim(), x.strides())?;
-        let [n_codes, n_scales] = lengths(x.dim().into())?;
+        let [n_codes, n_scales] = self.format.lengths(x.dim().into())?;
         Error::check_length("codes", n_codes, codes.len())?;
         Error::check_length("scales", n_scales, scales.len())?;
         if self.non_finite == NonFinite::Error {
@@ -182,136 +162,31 @@ impl MxQuantizer {
 
     fn encode_band(self, stores: Stores, band: EncodeBand<'_, u8>) -> Result<()> {
         let EncodeBand { first_row, x, codes, scales, .. } = band;
-        let isa = Isa::detect();
+        let (format, block_bytes) = (self.format, self.format.block_bytes());
+        let mut coder = Coder::new(format, stores);
         let mut largest = [0.0; RUN_BLOCKS];
-        let mut factors = [0.0; RUN_BLOCKS];
         for run in runs(&x, MX_BLOCK) {
             let n_blocks = run.x.len() / MX_BLOCK;
-            let (largest, factors) = (&mut largest[..n_blocks], &mut factors[..n_blocks]);
+            let largest = &mut largest[..n_blocks];
             let scales = &mut scales[run.block..][..n_blocks];
-            let codes = &mut codes[run.element / 2..][..run.x.len() / 2];
+            let codes = &mut codes[run.block * block_bytes..][..n_blocks * block_bytes];
             let first_element = first_row * x.ncols() + run.element;
             let all_finite =
                 finite_abs_max(self.non_finite, first_element, run.x, MX_BLOCK, largest)?;
-            self.rule.scales_into(isa, run.x, largest, scales);
-            reciprocals_into(scales, factors);
-            encode_e2m1_blocks_to::<MX_BLOCK>(isa, stores, run.x, factors, codes);
+            self.rule.scales_into(format, run.x, largest, scales);
+            coder.encode(run.x, scales, codes);
             if !all_finite && self.non_finite == NonFinite::Poison {
-                poison(run, codes, scales);
+                poison(run, block_bytes, codes, scales);
             }
         }
         Ok(())
     }
 }
 
-impl ScaleRule {
-    /// Scales of the blocks of `x`, whose largest magnitudes are `largest`.
-    fn scales_into(self, isa: Isa, x: &[f32], largest: &[f32], scales: &mut [u8]) {
-        // What is added to the bits of `amax` carries into the exponent from where the rule begins to round up.
-        let carry = match self {
-            Self::Floor => 0,
-            Self::Even => 0x0020_0000,
-            Self::Ceil => 0x007f_ffff,
-            Self::RoundUp => 0x003f_ffff,
-            Self::MinMse => return min_mse_scales_into(isa, x, largest, scales),
-        };
-        for (scale, amax) in scales.iter_mut().zip(largest) {
-            *scale = (((amax.to_bits() + carry) >> 23) as u8).saturating_sub(2);
-        }
-    }
-}
-
-/// Blocks of which [`min_mse_scales_into`] tries the scales at once: what it needs for them stays in L1 beside the run.
-const TRIAL_BLOCKS: usize = 32;
-
-/// Scales by the smaller squared error, of the specification's and the next larger.
-fn min_mse_scales_into(isa: Isa, x: &[f32], largest: &[f32], scales: &mut [u8]) {
-    let mut trial = Trial {
-        factors: [0.0; TRIAL_BLOCKS],
-        codes: [0; TRIAL_BLOCKS * MX_BLOCK / 2],
-        values: [0.0; TRIAL_BLOCKS * MX_BLOCK],
-    };
-    let (mut of_floor, mut of_next) = ([0.0; TRIAL_BLOCKS], [0.0; TRIAL_BLOCKS]);
-    let blocks = x.chunks(TRIAL_BLOCKS * MX_BLOCK).zip(largest.chunks(TRIAL_BLOCKS));
-    for ((x, largest), scales) in blocks.zip(scales.chunks_mut(TRIAL_BLOCKS)) {
-        ScaleRule::Floor.scales_into(isa, x, largest, scales);
-        trial.squared_errors_into(isa, x, scales, &mut of_floor);
-        for scale in &mut *scales {
-            *scale += 1;
-        }
-        trial.squared_errors_into(isa, x, scales, &mut of_next);
-        for ((scale, floor), next) in scales.iter_mut().zip(of_floor).zip(of_next) {
-            *scale -= u8::from(floor <= next);
-        }
-    }
-}
-
-/// Buffers for encoding some blocks and decoding them again.
-struct Trial {
-    factors: [f32; TRIAL_BLOCKS],
-    codes: [u8; TRIAL_BLOCKS * MX_BLOCK / 2],
-    values: [f32; TRIAL_BLOCKS * MX_BLOCK],
-}
-
-impl Trial {
-    /// What each block loses with its scale, as [`squared_error`].
-    fn squared_errors_into(&mut self, isa: Isa, x: &[f32], scales: &[u8], errors: &mut [f64]) {
-        let factors = &mut self.factors[..scales.len()];
-        let (codes, values) = (&mut self.codes[..x.len() / 2], &mut self.values[..x.len()]);
-        reciprocals_into(scales, factors);
-        encode_e2m1_blocks_to::<MX_BLOCK>(isa, Stores::Cached, x, factors, codes);
-        factors_into(scales, factors);
-        decode_e2m1_blocks_to::<MX_BLOCK>(isa, Stores::Cached, codes, factors, values);
-        let blocks = x.as_chunks().0.iter().zip(values.as_chunks().0);
-        for (error, (x, values)) in errors.iter_mut().zip(blocks) {
-            *error = squared_error(x, values);
-        }
-    }
-}
-
-/// Chains of [`squared_error`], which hide the latency of an addition.
-const ERROR_LANES: usize = 8;
-
-/// Sum of `(x - value)²` over the elements of a block that are finite: element `i` in lane `i % 8`, then the lanes in
-/// order.
-fn squared_error(x: &[f32; MX_BLOCK], values: &[f32; MX_BLOCK]) -> f64 {
-    let mut sums = [0.0; ERROR_LANES];
-    let steps = x.as_chunks::<ERROR_LANES>().0.iter().zip(values.as_chunks::<ERROR_LANES>().0);
-    for (x, values) in steps {
-        for i in 0..ERROR_LANES {
-            // The difference is exact in `f32`: a value is zero, or within a factor of two of what it stands for. The
-            // mask is what a branch would be; with one, the compiler does not use vectors.
-            let finite = u32::from(x[i].is_finite()).wrapping_neg();
-            let error = f64::from(f32::from_bits((x[i] - values[i]).to_bits() & finite));
-            sums[i] += error * error;
-        }
-    }
-    sums.into_iter().sum()
-}
-
-/// What the elements of each block are multiplied by in decoding.
-fn factors_into(scales: &[u8], factors: &mut [f32]) {
-    for (factor, &scale) in factors.iter_mut().zip(scales) {
-        *factor = E8M0::from_bits(scale).to_f32();
-    }
-}
-
-/// What the elements of each block are multiplied by in encoding.
-fn reciprocals_into(scales: &[u8], factors: &mut [f32]) {
-    for (factor, &scale) in factors.iter_mut().zip(scales) {
-        *factor = reciprocal(scale);
-    }
-}
-
-/// `2^(127 - scale)`, exactly; below the normal range for the largest scale.
-fn reciprocal(scale: u8) -> f32 {
-    E8M0::from_bits(254 - scale.min(254)).to_f32()
-}
-
 /// Gives the blocks of a run that hold a NaN or an infinity the scale NaN, and codes of zero.
 #[cold]
-fn poison(run: Run<'_>, codes: &mut [u8], scales: &mut [u8]) {
-    let blocks = run.x.chunks_exact(MX_BLOCK).zip(codes.chunks_exact_mut(MX_BLOCK / 2)).zip(scales);
+fn poison(run: Run<'_>, block_bytes: usize, codes: &mut [u8], scales: &mut [u8]) {
+    let blocks = run.x.chunks_exact(MX_BLOCK).zip(codes.chunks_exact_mut(block_bytes)).zip(scales);
     for ((_, codes), scale) in blocks.filter(|((x, _), _)| x.iter().any(|x| !x.is_finite())) {
         codes.fill(0);
         *scale = E8M0::NAN.to_bits();
@@ -319,7 +194,7 @@ fn poison(run: Run<'_>, codes: &mut [u8], scales: &mut [u8]) {
 }
 
 impl<C: AsRef<[u8]>, S: AsRef<[u8]>> MxTensor<C, S> {
-    /// A matrix of `shape` from its `codes`, `[rows, cols / 2]`, and `scales`, `[rows, cols / 32]`.
+    /// A matrix of `shape` from its `codes`, with rows as the [module](self) says, and `scales`, `[rows, cols / 32]`.
     ///
     /// Any bytes are a matrix: all codes and all scales have a meaning.
     ///
@@ -327,7 +202,7 @@ impl<C: AsRef<[u8]>, S: AsRef<[u8]>> MxTensor<C, S> {
     ///
     /// [`Error::BlockAlign`], [`Error::Length`] if a buffer is too short or too long, [`Error::TooLarge`].
     pub fn new(format: MxFormat, shape: [usize; 2], codes: C, scales: S) -> Result<Self> {
-        let [n_codes, n_scales] = lengths(shape)?;
+        let [n_codes, n_scales] = format.lengths(shape)?;
         Error::check_length("codes", n_codes, codes.as_ref().len())?;
         Error::check_length("scales", n_scales, scales.as_ref().len())?;
         Ok(Self { format, shape, codes, scales })
@@ -343,7 +218,7 @@ impl<C: AsRef<[u8]>, S: AsRef<[u8]>> MxTensor<C, S> {
         self.shape
     }
 
-    /// Two codes per byte, `[rows, cols / 2]`.
+    /// The codes, in rows as the [module](self) says.
     pub fn codes(&self) -> &[u8] {
         self.codes.as_ref()
     }
@@ -370,7 +245,8 @@ impl<C: AsRef<[u8]>, S: AsRef<[u8]>> MxTensor<C, S> {
 
     /// Bits per element, the scales included; NaN for an empty matrix.
     pub fn bits_per_weight(&self) -> f64 {
-        8.0 * self.n_bytes() as f64 / (2 * self.codes().len()) as f64
+        let [rows, cols] = self.shape;
+        8.0 * self.n_bytes() as f64 / (rows * cols) as f64
     }
 
     /// The values, `[rows, cols]`.
@@ -406,7 +282,7 @@ impl<C: AsRef<[u8]>, S: AsRef<[u8]>> MxTensor<C, S> {
 impl MxView<'_> {
     /// The values of the rows from `first_row` on.
     fn decode_rows(self, first_row: usize, out: ArrayViewMut2<'_, f32>) {
-        let bytes = size_of::<f32>() * out.len() + out.len() / 2;
+        let bytes = size_of::<f32>() * out.len() + out.len() / 8 * self.format.code_bits();
         let stores = Stores::for_bytes(bytes);
         decode_rows(first_row, out, true, bytes, |first_row, out| {
             self.decode_line(stores, first_row, out);
@@ -415,23 +291,14 @@ impl MxView<'_> {
 
     /// The values of whole rows, from `first_row` on, that follow each other in `out`.
     fn decode_line(self, stores: Stores, first_row: usize, out: &mut [f32]) {
-        let isa = Isa::detect();
-        let first = first_row * self.shape[1];
-        let mut factors = [0.0; RUN_BLOCKS];
-        let codes = self.codes[first / 2..].chunks(RUN_BLOCKS * MX_BLOCK / 2);
-        let scales = self.scales[first / MX_BLOCK..].chunks(RUN_BLOCKS);
+        let block_bytes = self.format.block_bytes();
+        let first_block = first_row * (self.shape[1] / MX_BLOCK);
+        let mut coder = Coder::new(self.format, stores);
+        let codes = self.codes[first_block * block_bytes..].chunks(RUN_BLOCKS * block_bytes);
+        let scales = self.scales[first_block..].chunks(RUN_BLOCKS);
         for ((codes, scales), out) in codes.zip(scales).zip(out.chunks_mut(RUN_BLOCKS * MX_BLOCK)) {
-            factors_into(scales, &mut factors);
-            decode_e2m1_blocks_to::<MX_BLOCK>(isa, stores, &codes[..out.len() / 2], &factors, out);
+            let n_blocks = out.len() / MX_BLOCK;
+            coder.decode(&codes[..n_blocks * block_bytes], &scales[..n_blocks], out);
         }
     }
-}
-
-/// Bytes of codes and of scales of a matrix.
-pub(crate) fn lengths(shape: [usize; 2]) -> Result<[usize; 2]> {
-    if !shape[1].is_multiple_of(MX_BLOCK) {
-        return Err(Error::BlockAlign { len: shape[1], block: MX_BLOCK });
-    }
-    let len = n_elements(shape)?;
-    Ok([len / 2, len / MX_BLOCK])
 }

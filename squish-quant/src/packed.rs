@@ -46,7 +46,7 @@ use crate::{
     fp8::{Fp8Format, Fp8Tensor, Fp8View},
     granularity::n_elements,
     int::{IntFormat, IntTensor, IntView},
-    mx::{MxTensor, MxView},
+    mx::{MxFormat, MxTensor, MxView},
     parallel::{Rows, for_bands},
 };
 
@@ -174,11 +174,16 @@ impl PackedMatrix {
     ///
     /// # Errors
     ///
-    /// [`Error::Unsupported`] for an activation that the format does not have, [`Error::BlockAlign`] for groups of inputs
-    /// that are no multiples of 32 and fewer than all, [`Error::Length`] if dense bytes are too few or too many,
-    /// [`Error::TooLarge`], [`Error::Memory`].
+    /// [`Error::Unsupported`] for an activation that the format does not have and for MX formats but MXFP4,
+    /// [`Error::BlockAlign`] for groups of inputs that are no multiples of 32 and fewer than all, [`Error::Length`] if
+    /// dense bytes are too few or too many, [`Error::TooLarge`], [`Error::Memory`].
     pub fn pack<'a>(weights: impl Into<Weights<'a>>, activation: Activation) -> Result<Self> {
         let weights = weights.into();
+        if let Weights::Mx(tensor) = weights
+            && tensor.format() != MxFormat::MxFp4
+        {
+            return Err(Error::Unsupported { format: tensor.format().name(), what: "packing" });
+        }
         let source = Source::new(weights)?;
         let [n_outputs, n_inputs] = weights.shape();
         let (scale, group) = (source.scale(), source.group());

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     bench::build,
+    charts::{Axis, Chart, Content, Scale},
     failure::{Failure, Outcome, read, write},
     process::{cargo, pass, root, target_dir},
 };
@@ -200,8 +201,33 @@ pub(crate) fn render(results: &Results) -> String {
     );
     for section in &evidence.sections {
         table(&mut out, section);
+        if let Some(chart) = chart(section) {
+            let _ = writeln!(out, "\n{}", chart.markdown());
+        }
     }
     out
+}
+
+/// Perplexity against bits, of the section that has both for each format.
+fn chart(section: &Section) -> Option<Chart> {
+    let column = |name: &str| section.columns.iter().position(|column| column.name == name);
+    let (name, bits, ppl) =
+        (column("format")?, column("bits per weight")?, column("perplexity, prose")?);
+    let point = |row: &Vec<Cell>| match (&row[name], &row[bits], &row[ppl]) {
+        (Cell::Text(name), Cell::Number(bits), Cell::Number(ppl)) => {
+            Some((name.clone(), [*bits, *ppl]))
+        }
+        _ => None,
+    };
+    let axes = [
+        Axis { name: "bits per weight", scale: Scale::FromZero },
+        Axis { name: "perplexity, prose", scale: Scale::Between },
+    ];
+    let points: Vec<_> = section.rows.iter().filter_map(point).collect();
+    let title = "Perplexity against bits per weight, by format".to_owned();
+    let content = Content::Points { axes, points };
+    let is_empty = matches!(&content, Content::Points { points, .. } if points.is_empty());
+    (!is_empty).then_some(Chart { name: "perplexity", title, content })
 }
 
 fn table(out: &mut String, section: &Section) {
@@ -283,6 +309,9 @@ fn json(results: &Results) -> Outcome<String> {
 }
 
 fn write_tables(results: &Results) -> Outcome {
+    for chart in results.evidence.sections.iter().filter_map(chart) {
+        chart.write()?;
+    }
     write(&root().join(RENDERED), render(results))?;
     println!("wrote {RENDERED}");
     Ok(())

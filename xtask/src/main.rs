@@ -7,6 +7,7 @@
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a program for the terminal")]
 
 mod bench;
+mod charts;
 mod cross;
 mod evidence;
 mod failure;
@@ -29,6 +30,8 @@ cargo xtask COMMAND
 
   bench [--crate X] [--filter F] [--quick] [--peers] [--sweep] [--publish]
         measure the rows and print their tables; a run of every row with all peers writes BENCHMARKS.md, --publish without them
+  bench --against REV [--crate X] [--filter F] [--quick]
+        measure the working tree and a revision in turn; exit status 1 if a row is worse
   bench --render [FILE]
         render BENCHMARKS.md again, from FILE or the only machine's in bench/results, without measuring
   evidence [--quick]

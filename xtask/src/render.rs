@@ -13,7 +13,10 @@ macro_rules! line {
     ($out:expr, $($arg:tt)*) => {{ let _ = writeln!($out, $($arg)*); }};
 }
 
+mod charts;
 mod products;
+
+pub(crate) use charts::charts;
 
 /// The whole file.
 #[must_use]
@@ -21,6 +24,7 @@ pub(crate) fn render(results: &Results) -> String {
     let mut out = String::new();
     header(&mut out, results);
     probes(&mut out, results);
+    pictures(&mut out, results);
     seed_rows(&mut out, results);
     llm_rows(&mut out, results);
     products::render(&mut out, results);
@@ -174,6 +178,15 @@ fn limit_words(name: &str) -> String {
 
 fn level_words(level: &str) -> String {
     if level == "dram" { "memory".into() } else { level.to_uppercase() }
+}
+
+fn pictures(out: &mut String, results: &Results) {
+    for chart in charts(results) {
+        line!(out);
+        line!(out, "## {}", chart.title);
+        line!(out);
+        line!(out, "{}", chart.markdown());
+    }
 }
 
 fn seed_rows(out: &mut String, results: &Results) {

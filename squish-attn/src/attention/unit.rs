@@ -190,7 +190,7 @@ impl<'a, S: KvSource> Call<'a, S> {
 }
 
 /// The position behind the last token.
-fn end_of(source: &impl KvSource) -> usize {
+pub(super) fn end_of(source: &impl KvSource) -> usize {
     source.n_runs().checked_sub(1).map_or(0, |last| {
         let Run { position, len, .. } = source.run(last);
         position + len

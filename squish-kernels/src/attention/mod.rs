@@ -112,7 +112,25 @@ pub fn attend<E: KvElement>(
     E::attend(isa, tile, queries, states, scores);
 }
 
-/// Compiles [`attend`] here, once, and not wherever it is called.
+/// Writes the scores of all rows for the tokens of a tile, of which [`attend`] makes weights, to `scores`, `[rows][TILE]`: negative
+/// infinity for tokens that a row does not see, and past the last one.
+///
+/// Without scales, cap and ALiBi they are products of rows, with the same bits whichever of two rows is the query: of `f32` that share
+/// their width, say, for the similarities of vectors among themselves.
+///
+/// # Panics
+///
+/// If lengths do not fit each other.
+pub fn scores_into<E: KvElement>(
+    isa: Isa,
+    tile: &Tile<'_, E>,
+    queries: &Queries<'_>,
+    scores: &mut [[f32; TILE]],
+) {
+    E::scores_into(isa, tile, queries, scores);
+}
+
+/// Compiles [`attend`] and [`scores_into`] here, once, and not wherever they are called.
 macro_rules! attend {
     ($($type:ty),*) => {$(
         impl sealed::Attend for $type {
@@ -124,6 +142,15 @@ macro_rules! attend {
                 scores: &mut [[f32; TILE]],
             ) {
                 on_level(isa, tile, queries, states, scores);
+            }
+
+            fn scores_into(
+                isa: Isa,
+                tile: &Tile<'_, Self>,
+                queries: &Queries<'_>,
+                scores: &mut [[f32; TILE]],
+            ) {
+                scores_on_level(isa, tile, queries, scores);
             }
         }
     )*};
@@ -156,6 +183,50 @@ fn on_level<E: KvElement>(
         8 => run::<_, E, 2>(simd, tile, queries, states, scores),
         _ => run::<_, E, 4>(simd, tile, queries, states, scores),
     });
+}
+
+#[inline(always)]
+fn scores_on_level<E: KvElement>(
+    isa: Isa,
+    tile: &Tile<'_, E>,
+    queries: &Queries<'_>,
+    scores: &mut [[f32; TILE]],
+) {
+    let (n_rows, n_tokens) = (queries.visible.len(), tile.n_tokens());
+    assert!(n_tokens <= TILE && tile.is_whole(), "scores: {n_tokens} tokens");
+    assert!(queries.visible.iter().all(|&n| n <= n_tokens), "scores: tokens that are visible");
+    assert!(queries.alibi.is_none_or(|alibi| alibi.len() == n_rows), "scores: ALiBi");
+    assert_eq!(scores.len(), n_rows, "scores: rows");
+    let width = padded::<E>(tile.dims[0]);
+    assert_eq!(queries.rows.len(), n_rows * width, "scores: width of queries");
+    if n_rows == 0 {
+        return;
+    }
+    if n_tokens == 0 {
+        return scores.fill([f32::NEG_INFINITY; TILE]);
+    }
+    dispatch!(isa.token(), simd => match lanes(simd) {
+        16 => run_scores::<_, E, 1>(simd, tile, queries, scores),
+        8 => run_scores::<_, E, 2>(simd, tile, queries, scores),
+        _ => run_scores::<_, E, 4>(simd, tile, queries, scores),
+    });
+}
+
+#[inline(always)]
+fn run_scores<S: Simd, E: KvElement, const N: usize>(
+    simd: S,
+    tile: &Tile<'_, E>,
+    queries: &Queries<'_>,
+    scores: &mut [[f32; TILE]],
+) {
+    let mut rows = [&[][..]; TILE];
+    tile.rows_into(Kind::Keys, &mut rows);
+    let keys = Keys { rows: &rows, n_tokens: tile.n_tokens(), dim: tile.dims[0] };
+    scores::scores_into::<S, E, N>(simd, &keys, queries.rows, scores, None);
+    for (row, scores) in scores.iter_mut().enumerate() {
+        weights::adjust(simd, tile, queries, row, scores);
+        scores[queries.visible[row]..].fill(f32::NEG_INFINITY);
+    }
 }
 
 /// `N` is the number of vectors of [`CHAINS`] lanes.

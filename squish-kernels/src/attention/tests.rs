@@ -47,6 +47,30 @@ fn row<'a, E>(tile: &Tile<'a, E>, kind: usize, mut token: usize) -> &'a [E] {
     panic!("no such token")
 }
 
+/// The score of one token, from its definition.
+fn score<E: KvElement>(
+    isa: Isa,
+    tile: &Tile<'_, E>,
+    query: &[f32],
+    token: usize,
+    alibi: Option<Alibi>,
+) -> f32 {
+    let mut chains = [0.0; CHAINS];
+    for (e, key) in row(tile, 0, token).iter().enumerate() {
+        let chain = place::<E>(e) % CHAINS;
+        let query = query[place::<E>(e)];
+        chains[chain] = fma(isa, query, key.to_f32(), chains[chain]);
+    }
+    let mut score = sum(chains);
+    if let Some(scales) = tile.key_scales {
+        score *= scales[token];
+    }
+    if let Some(Alibi { slope, position }) = alibi {
+        score = fma(isa, tile.positions[token] - position, slope, score);
+    }
+    score
+}
+
 /// The state `(m, l, o)` of one row after a tile, from its definition.
 fn defined<E: KvElement>(
     isa: Isa,
@@ -59,23 +83,8 @@ fn defined<E: KvElement>(
     if visible == 0 {
         return (max, total, out.to_vec());
     }
-    let mut scores = Vec::new();
-    for token in 0..visible {
-        let mut chains = [0.0; CHAINS];
-        for (e, key) in row(tile, 0, token).iter().enumerate() {
-            let chain = place::<E>(e) % CHAINS;
-            let query = query[place::<E>(e)];
-            chains[chain] = fma(isa, query, key.to_f32(), chains[chain]);
-        }
-        let mut score = sum(chains);
-        if let Some(scales) = tile.key_scales {
-            score *= scales[token];
-        }
-        if let Some(Alibi { slope, position }) = alibi {
-            score = fma(isa, tile.positions[token] - position, slope, score);
-        }
-        scores.push(score);
-    }
+    let scores: Vec<f32> =
+        (0..visible).map(|token| score(isa, tile, query, token, alibi)).collect();
     let new_max = scores.iter().fold(max, |max, &s| max.max(s));
     let mut chains = [0.0; CHAINS];
     let factor = if max == f32::NEG_INFINITY { 1.0 } else { exp_normal(isa, [max - new_max])[0] };
@@ -162,6 +171,20 @@ fn check<E: KvElement>(encode: impl Fn(f32) -> E, key_dim: usize, value_dim: usi
                 assert_eq!(bits(&maxima), bits(&want_m), "{what}: maxima");
                 assert_eq!(bits(&sums), bits(&want_l), "{what}: sums");
                 assert_eq!(bits(&out), bits(&want_o), "{what}: values");
+                scores_into(isa, &tile, &of_rows, &mut scores);
+                for (row, scores) in scores.iter().enumerate() {
+                    let query = &queries[row * widths[0]..];
+                    let want: [f32; TILE] = std::array::from_fn(|token| {
+                        let alibi = alibi.map(|alibi| alibi[row]);
+                        let seen = token < visible[row];
+                        if seen {
+                            score(isa, &tile, query, token, alibi)
+                        } else {
+                            f32::NEG_INFINITY
+                        }
+                    });
+                    assert_eq!(bits(scores), bits(&want), "{what}: scores of row {row}");
+                }
             }
         }
     }

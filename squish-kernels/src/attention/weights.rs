@@ -63,7 +63,7 @@ pub(super) fn weigh<S: Simd, E: KvElement, const N: usize>(
 
 /// Scales, cap and ALiBi.
 #[inline(always)]
-fn adjust<S: Simd, E: KvElement>(
+pub(super) fn adjust<S: Simd, E: KvElement>(
     simd: S,
     tile: &Tile<'_, E>,
     queries: &Queries<'_>,

@@ -23,6 +23,10 @@ pub trait KvElement:
     #[doc(hidden)]
     fn as_bytes(x: &[Self]) -> &[u8];
 
+    /// The same, to be filled: any bytes are numbers.
+    #[doc(hidden)]
+    fn as_bytes_mut(x: &mut [Self]) -> &mut [u8];
+
     /// Where number `e` of a row stands in a query or a state: see [`attention`](crate::attention).
     #[doc(hidden)]
     #[inline]
@@ -66,13 +70,19 @@ pub(crate) mod sealed {
         fn decode(isa: Isa, x: &[Self], width: usize, scales: Option<&[f32]>, out: &mut [f32]);
     }
 
-    /// The kernel of [`attention`](crate::attention).
+    /// The kernels of [`attention`](crate::attention).
     pub trait Attend: Sized {
         fn attend(
             isa: Isa,
             tile: &Tile<'_, Self>,
             queries: &Queries<'_>,
             states: &mut States<'_>,
+            scores: &mut [[f32; TILE]],
+        );
+        fn scores_into(
+            isa: Isa,
+            tile: &Tile<'_, Self>,
+            queries: &Queries<'_>,
             scores: &mut [[f32; TILE]],
         );
     }
@@ -90,6 +100,10 @@ impl KvElement for f32 {
     fn as_bytes(x: &[Self]) -> &[u8] {
         bytemuck::cast_slice(x)
     }
+
+    fn as_bytes_mut(x: &mut [Self]) -> &mut [u8] {
+        bytemuck::cast_slice_mut(x)
+    }
 }
 
 impl KvElement for bf16 {
@@ -103,6 +117,10 @@ impl KvElement for bf16 {
 
     fn as_bytes(x: &[Self]) -> &[u8] {
         bytemuck::cast_slice(x.reinterpret_cast())
+    }
+
+    fn as_bytes_mut(x: &mut [Self]) -> &mut [u8] {
+        bytemuck::cast_slice_mut(x.reinterpret_cast_mut())
     }
 }
 
@@ -118,6 +136,10 @@ impl KvElement for f16 {
     fn as_bytes(x: &[Self]) -> &[u8] {
         bytemuck::cast_slice(x.reinterpret_cast())
     }
+
+    fn as_bytes_mut(x: &mut [Self]) -> &mut [u8] {
+        bytemuck::cast_slice_mut(x.reinterpret_cast_mut())
+    }
 }
 
 impl KvElement for i8 {
@@ -131,6 +153,10 @@ impl KvElement for i8 {
 
     fn as_bytes(x: &[Self]) -> &[u8] {
         bytemuck::cast_slice(x)
+    }
+
+    fn as_bytes_mut(x: &mut [Self]) -> &mut [u8] {
+        bytemuck::cast_slice_mut(x)
     }
 }
 
@@ -146,6 +172,10 @@ impl KvElement for E4M3 {
     fn as_bytes(x: &[Self]) -> &[u8] {
         bytemuck::cast_slice(x)
     }
+
+    fn as_bytes_mut(x: &mut [Self]) -> &mut [u8] {
+        bytemuck::cast_slice_mut(x)
+    }
 }
 
 impl KvElement for E5M2 {
@@ -159,5 +189,9 @@ impl KvElement for E5M2 {
 
     fn as_bytes(x: &[Self]) -> &[u8] {
         bytemuck::cast_slice(x)
+    }
+
+    fn as_bytes_mut(x: &mut [Self]) -> &mut [u8] {
+        bytemuck::cast_slice_mut(x)
     }
 }

@@ -173,6 +173,35 @@ impl<E: KvElement> Arena<E> {
         }
     }
 
+    /// Bytes of a block in all layers: keys and values, each with their scales.
+    #[cfg(feature = "disk")]
+    pub(crate) fn block_bytes(&self, block: BlockId) -> impl Iterator<Item = &[u8]> {
+        (0..self.shape.n_layers).flat_map(move |layer| {
+            let (keys, values) =
+                (self.keys.block_bytes(layer, block), self.values.block_bytes(layer, block));
+            keys.into_iter().chain(values)
+        })
+    }
+
+    /// Fills a block with what [`block_bytes`](Self::block_bytes) gave one behind the other.
+    #[cfg(feature = "disk")]
+    pub(crate) fn fill_block(&mut self, block: BlockId, mut bytes: &[u8]) {
+        for layer in 0..self.shape.n_layers {
+            let keys = self.keys.block_bytes_mut(layer, block);
+            for place in keys.into_iter().chain(self.values.block_bytes_mut(layer, block)) {
+                let (own, rest) = bytes.split_at(place.len());
+                place.copy_from_slice(own);
+                bytes = rest;
+            }
+        }
+    }
+
+    /// Scales of layers, if they were given.
+    #[cfg(feature = "disk")]
+    pub(crate) fn scales(&self) -> Option<&[[f32; 2]]> {
+        self.scales.as_deref()
+    }
+
     fn copy(&mut self, from: Slot, to: Slot, n: usize) {
         for layer in 0..self.shape.n_layers {
             let [from, to] = [from, to].map(|slot| place(layer, 0, slot));

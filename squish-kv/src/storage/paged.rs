@@ -42,7 +42,7 @@ use crate::{
 /// ```
 #[derive(Clone, Debug)]
 pub struct PagedArenas<E> {
-    pub(super) arena: Arena<E>,
+    pub(crate) arena: Arena<E>,
 }
 
 impl<E: KvElement> PagedArenas<E> {

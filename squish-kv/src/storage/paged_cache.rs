@@ -39,8 +39,8 @@ use crate::{
 /// ```
 #[derive(Clone, Debug)]
 pub struct PagedKvCache<E> {
-    pub(super) tables: BlockTables,
-    pub(super) arenas: PagedArenas<E>,
+    pub(crate) tables: BlockTables,
+    pub(crate) arenas: PagedArenas<E>,
     /// What the open step has written, `[sequences][n_layers]`.
     pub(super) written: Vec<bool>,
 }

@@ -116,6 +116,24 @@ impl<E: KvElement> Plane<E> {
         }
     }
 
+    /// The bytes of a block in a layer: its codes, and the scales of their rows where each has its own.
+    #[cfg(feature = "disk")]
+    pub(crate) fn block_bytes(&self, layer: usize, block: BlockId) -> [&[u8]; 2] {
+        let place = Place { layer, block, head: 0, slot: 0 };
+        let n_rows = self.n_heads * self.block_size;
+        let codes = &self.codes[self.element(place)..][..n_rows * self.width];
+        [E::as_bytes(codes), bytemuck::cast_slice(self.scales.stored(self.row(place), n_rows))]
+    }
+
+    #[cfg(feature = "disk")]
+    pub(crate) fn block_bytes_mut(&mut self, layer: usize, block: BlockId) -> [&mut [u8]; 2] {
+        let place = Place { layer, block, head: 0, slot: 0 };
+        let n_rows = self.n_heads * self.block_size;
+        let (element, row) = (self.element(place), self.row(place));
+        let codes = &mut self.codes[element..][..n_rows * self.width];
+        [E::as_bytes_mut(codes), bytemuck::cast_slice_mut(self.scales.stored_mut(row, n_rows))]
+    }
+
     #[inline]
     fn block(&self, place: Place) -> usize {
         debug_assert!((place.block as usize) < self.n_blocks, "{place:?} of {}", self.n_blocks);

@@ -93,6 +93,17 @@ impl Scales {
         }
     }
 
+    /// Those of `n` rows that stand beside the rows: none if the type has none or a layer one.
+    #[cfg(feature = "disk")]
+    pub(crate) fn stored(&self, row: usize, n: usize) -> &[f32] {
+        if let Self::PerRow(scales) = self { &scales[row..row + n] } else { &[] }
+    }
+
+    #[cfg(feature = "disk")]
+    pub(crate) fn stored_mut(&mut self, row: usize, n: usize) -> &mut [f32] {
+        if let Self::PerRow(scales) = self { &mut scales[row..row + n] } else { &mut [] }
+    }
+
     /// The same, for rows that are about to be written.
     #[inline]
     pub(crate) fn for_write(&mut self, place: Place, row: usize, n: usize) -> RowScales<'_> {

@@ -1,13 +1,15 @@
 //! Any bytes as tensors of every layout: an error or a matrix, never a panic. The fuzz target runs the same function.
 
 use squish_quant::{
-    Fp8Format, Fp8Tensor, Fp8View, Granularity, IntFormat, MxFormat, MxView, ScaleBytes,
+    Fp8Format, Fp8Tensor, Fp8View, GlobalScale, Granularity, IntFormat, MxFormat, MxView,
+    NvFp4View, ScaleBytes, SmxFormat, SmxView,
     compressed_tensors::{IntQuantized, PackQuantized},
     ggml,
 };
 
 /// Bits of the byte of choices.
 const E5M2: u8 = 1;
+const DIVIDE: u8 = 1;
 const INT4: u8 = 1;
 const ZERO_POINTS: u8 = 1 << 1;
 const HUGE_ROWS: u8 = 1 << 2;
@@ -49,7 +51,7 @@ pub(crate) fn walk(input: &[u8]) -> bool {
     };
     let weight_zero_point = chosen(ZERO_POINTS).then_some(zero_points);
     let fp8 = if chosen(E5M2) { Fp8Format::E5M2 } else { Fp8Format::E4M3 };
-    let decoded = match layout % 6 {
+    let decoded = match layout % 10 {
         0 => {
             let (scales, []) = rest.as_chunks() else { return false };
             let scales: Vec<f32> = scales.iter().map(|&x| f32::from_le_bytes(x)).collect();
@@ -75,7 +77,7 @@ pub(crate) fn walk(input: &[u8]) -> bool {
             };
             packed.read().map(|tensor| tensor.decode())
         }
-        _ => {
+        5 => {
             let weight = IntQuantized {
                 granularity,
                 shape,
@@ -86,6 +88,27 @@ pub(crate) fn walk(input: &[u8]) -> bool {
             };
             weight.read().map(|tensor| tensor.decode())
         }
+        6 => {
+            let format = MxFormat::ALL[usize::from(*block) % MxFormat::ALL.len()];
+            MxView::new(format, shape, codes, rest).map(|view| view.decode())
+        }
+        7 => {
+            let Ok(global) = zero_points.try_into() else { return false };
+            let global = global_scale(chosen(DIVIDE), global);
+            NvFp4View::new(shape, codes, scales, global).map(|view| view.decode())
+        }
+        8 => {
+            let global = GlobalScale::Multiply(1.0);
+            ggml::nvfp4_from_blocks(bytes, shape, global).map(|tensor| {
+                let blocks = ggml::nvfp4_to_blocks(&tensor);
+                assert_eq!(blocks.as_deref(), Ok(bytes));
+                tensor.decode()
+            })
+        }
+        _ => {
+            let format = SmxFormat::ALL[usize::from(*block) % SmxFormat::ALL.len()];
+            SmxView::new(format, shape, bytes).map(|view| view.decode())
+        }
     };
     match decoded {
         Ok(decoded) => {
@@ -94,6 +117,11 @@ pub(crate) fn walk(input: &[u8]) -> bool {
         }
         Err(_) => false,
     }
+}
+
+fn global_scale(divides: bool, bytes: [u8; 4]) -> GlobalScale {
+    let value = f32::from_le_bytes(bytes);
+    if divides { GlobalScale::Divide(value) } else { GlobalScale::Multiply(value) }
 }
 
 #[cfg(test)]
@@ -137,7 +165,7 @@ mod tests {
     type Case = (&'static str, u8, u8, [u8; 2], u8, [&'static [u8]; 3]);
 
     /// Every layout and every type of scales at least once, in buffers that fit.
-    const CASES: [Case; 14] = [
+    const CASES: [Case; 25] = [
         ("fp8", 0, 0, [2, 3], TENSOR, [&[0x38; 6], &ONE, &[]]),
         ("fp8, blocks", 0, E5M2, [3, 5], BLOCKS_2X3, [&[0x38; 15], &[0; 16], &[]]),
         ("fp8, f32 scales", 1, F32, [2, 3], TENSOR, [&[0x38; 6], &ONE, &[]]),
@@ -166,6 +194,17 @@ mod tests {
             CHANNEL,
             [&[0x9a; 6], &[0x3f; 4], &[5, 250]],
         ),
+        ("mxfp4", 6, 0, [1, 64], 0, [&[0x25; 32], &[127; 2], &[]]),
+        ("mxfp8 e4m3", 6, 0, [1, 64], 1, [&[0x25; 64], &[127; 2], &[]]),
+        ("mxfp8 e5m2", 6, 0, [1, 64], 2, [&[0x25; 64], &[127; 2], &[]]),
+        ("mxfp6 e3m2", 6, 0, [1, 64], 3, [&[0x25; 48], &[127; 2], &[]]),
+        ("mxfp6 e2m3", 6, 0, [2, 32], 4, [&[0x25; 48], &[127; 2], &[]]),
+        ("mxint8", 6, 0, [2, 32], 5, [&[0x25; 64], &[127; 2], &[]]),
+        ("nvfp4", 7, 0, [2, 16], 0, [&[0x25; 16], &[0x38; 2], &ONE]),
+        ("nvfp4, divided", 7, DIVIDE, [1, 32], 0, [&[0x25; 16], &[0x38; 2], &ONE]),
+        ("ggml nvfp4", 8, 0, [1, 64], 0, [&[0x38; 36], &[], &[]]),
+        ("smx6", 9, 0, [1, 16], 1, [&[0x11; 12], &[], &[]]),
+        ("smx9", 9, 0, [2, 16], 2, [&[0x11; 36], &[], &[]]),
     ];
 
     #[test]
@@ -214,7 +253,7 @@ mod tests {
 
     #[test]
     fn huge_shapes_without_elements_are_decoded_or_refused_at_once() {
-        for layout in 0..6 {
+        for layout in 0..10 {
             for granularity in [TENSOR, CHANNEL, groups(8), BLOCKS_2X3] {
                 for zero_points in [0, ZERO_POINTS] {
                     let walk = |choices, shape| {
@@ -223,8 +262,10 @@ mod tests {
                     // Zero points of a tensor and integers in rectangles are refused, whatever the shape.
                     let fits = match layout {
                         4 => granularity != TENSOR || zero_points == 0,
+                        // Without a scale of the tensor.
+                        7 => false,
                         _ => true,
-                    } && (layout < 4 || granularity % 4 != 3);
+                    } && (!matches!(layout, 4 | 5) || granularity % 4 != 3);
                     for shift in [1, 2, 63] {
                         assert_eq!(walk(HUGE_ROWS, [shift, 0]), fits, "{layout} {granularity}");
                     }

@@ -61,7 +61,25 @@ impl Executable {
 ///
 /// If they do not build.
 pub(crate) fn benches(options: &Options, profile: Profile) -> Outcome<Vec<Executable>> {
+    benches_of(&root(), None, options, profile)
+}
+
+/// As [`benches`], of the workspace in the folder `tree`, built into `target` or wherever cargo builds it.
+///
+/// # Errors
+///
+/// If they do not build.
+pub(crate) fn benches_of(
+    tree: &Path,
+    target: Option<&Path>,
+    options: &Options,
+    profile: Profile,
+) -> Outcome<Vec<Executable>> {
     let mut command = cargo();
+    command.current_dir(tree);
+    if let Some(target) = target {
+        command.env("CARGO_TARGET_DIR", target);
+    }
     command.args(["bench", "--no-run", "--benches", "--message-format=json-render-diagnostics"]);
     match &options.package {
         Some(package) => command.args(["--package", package, "--package", "squish-bench"]),
@@ -127,7 +145,7 @@ pub(crate) fn rustc_version() -> Outcome<String> {
 pub(crate) fn commit() -> String {
     let git =
         |args: &[&str]| capture(std::process::Command::new("git").args(args).current_dir(root()));
-    let apart = [".", ":!BENCHMARKS.md", ":!EVIDENCE.md", ":!bench/results"];
+    let apart = [".", ":!BENCHMARKS.md", ":!EVIDENCE.md", ":!bench/results", ":!bench/charts"];
     let changes = git(&[&["status", "--porcelain", "--"], &apart[..]].concat());
     match (git(&["rev-parse", "--short=12", "HEAD"]), changes) {
         (Ok(commit), Ok(changes)) if changes.is_empty() => commit.trim().to_owned(),

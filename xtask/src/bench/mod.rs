@@ -2,12 +2,13 @@
 //!
 //! Each launch round starts every bench executable once, then the peer programs if asked for, then the probe again; so peers and ours
 //! see the same minutes of the machine. Every round has a criterion folder of its own below `target/squish-bench/`, emptied first, so
-//! that nothing stale is read.
+//! that nothing stale is read. `--against REV` measures no limits and no peers, but another revision: see `against`.
 //!
 //! Only a run of every row and of all peers writes `bench/results/<machine>.json` and BENCHMARKS.md; `--publish` writes them without
 //! peers, too. After any other run the tables are printed, and the results kept in `target/squish-bench/partial.json`: a committed file
 //! is always one whole run. `--render` renders BENCHMARKS.md from a committed file again and measures nothing.
 
+mod against;
 pub(crate) mod build;
 pub(crate) mod gather;
 pub(crate) mod launch;
@@ -25,7 +26,7 @@ use crate::{
     evidence,
     failure::{Failure, Outcome, read, write},
     process::{root, target_dir},
-    render::render,
+    render::{charts, render},
     results::{Machine, Probe, Results, RowResult, parse_seed, slug},
 };
 use build::{Executable, Profile};
@@ -65,6 +66,8 @@ pub(crate) enum Task {
     Measure(Options),
     /// Render BENCHMARKS.md from a file of results: the one named, or the only one that there is.
     Render(Option<PathBuf>),
+    /// Compare the working tree with a revision.
+    Against(String, Options),
 }
 
 impl Task {
@@ -77,6 +80,13 @@ impl Task {
         match args {
             [flag] if flag == "--render" => Ok(Self::Render(None)),
             [flag, file] if flag == "--render" => Ok(Self::Render(Some(PathBuf::from(file)))),
+            [flag, revision, rest @ ..] if flag == "--against" => {
+                let options = Options::parse(rest)?;
+                if options.peers || options.sweep || options.publish == Publish::Always {
+                    return Err("`--against` goes with `--crate`, `--filter` and `--quick`".into());
+                }
+                Ok(Self::Against(revision.clone(), options))
+            }
             _ => Options::parse(args).map(Self::Measure),
         }
     }
@@ -131,6 +141,7 @@ pub(crate) fn run(task: &Task) -> Outcome {
     match task {
         Task::Measure(options) => measure(options),
         Task::Render(file) => render_again(file.as_deref()),
+        Task::Against(revision, options) => against::run(revision, options),
     }
 }
 
@@ -331,6 +342,9 @@ fn results_folder() -> PathBuf {
 }
 
 fn write_tables(results: &Results) -> Outcome {
+    for chart in charts(results) {
+        chart.write()?;
+    }
     write(&root().join("BENCHMARKS.md"), render(results))?;
     println!("wrote BENCHMARKS.md, the tables of {}", results.machine.cpu);
     Ok(())
@@ -374,6 +388,13 @@ mod tests {
         assert_eq!(task(&["--render", "m.json"]), Ok(Task::Render(Some("m.json".into()))));
         assert_eq!(task(&["--quick"]), Ok(Task::Measure(parse(&["--quick"]).unwrap())));
         assert!(task(&["--quick", "--render"]).unwrap_err().contains("measures nothing"));
+        let quick = parse(&["--quick"]).unwrap();
+        assert_eq!(
+            task(&["--against", "HEAD~1", "--quick"]),
+            Ok(Task::Against("HEAD~1".to_owned(), quick))
+        );
+        assert!(task(&["--against", "HEAD", "--peers"]).unwrap_err().contains("goes with"));
+        assert_eq!(task(&["--against"]).unwrap_err(), "unknown argument `--against`");
     }
 
     #[test]
