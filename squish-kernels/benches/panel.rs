@@ -78,6 +78,10 @@ impl PanelSource for Weights {
         self.scale_bits[output * self.layout.n_groups() + group]
     }
 
+    fn output_scale(&self, _: usize) -> f32 {
+        1.0
+    }
+
     fn zero_point(&self, _: usize, _: usize) -> i8 {
         0
     }

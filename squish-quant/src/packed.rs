@@ -8,7 +8,10 @@
 //! |---|---|---|---|---|
 //! | f32, f16 | yes | — | — | `F32` |
 //! | bf16, FP8 | yes | yes | — | `Bf16` |
-//! | MXFP4, INT8, INT4 | yes | yes | yes | `Q8` |
+//! | MXFP8, MXFP6 | yes | yes | — | `Bf16` |
+//! | MXFP4, NVFP4, MXINT8, INT8, INT4 | yes | yes | yes | `Q8` |
+//!
+//! MXFP6 is packed as MXFP8 E4M3, which has all of its values.
 //!
 //! The `F32` mode is the product of the decoded weights, added in order of the inputs. `Bf16` rounds inputs to BF16, `Q8`
 //! to INT8 with a scale for each block of 32.
@@ -47,6 +50,7 @@ use crate::{
     granularity::n_elements,
     int::{IntFormat, IntTensor, IntView},
     mx::{MxFormat, MxTensor, MxView},
+    nvfp4::{NvFp4Tensor, NvFp4View},
     parallel::{Rows, for_bands},
 };
 
@@ -101,8 +105,16 @@ pub enum Weights<'a> {
     Fp8(Fp8View<'a>),
     /// Microscaling.
     Mx(MxView<'a>),
+    /// NVFP4.
+    NvFp4(NvFp4View<'a>),
     /// INT8 and INT4.
     Int(IntView<'a>),
+}
+
+impl<'a, C: AsRef<[u8]>, S: AsRef<[u8]>> From<&'a NvFp4Tensor<C, S>> for Weights<'a> {
+    fn from(tensor: &'a NvFp4Tensor<C, S>) -> Self {
+        Self::NvFp4(tensor.view())
+    }
 }
 
 impl<'a, C: AsRef<[u8]>, S: AsRef<[f32]>> From<&'a Fp8Tensor<C, S>> for Weights<'a> {
@@ -136,6 +148,7 @@ impl Weights<'_> {
             Self::Dense { shape, .. } => *shape,
             Self::Fp8(tensor) => tensor.shape(),
             Self::Mx(tensor) => tensor.shape(),
+            Self::NvFp4(tensor) => tensor.shape(),
             Self::Int(tensor) => tensor.shape(),
         }
     }
@@ -146,7 +159,11 @@ impl Weights<'_> {
         match self {
             Self::Dense { dense: Dense::F32 | Dense::F16, .. } => Activation::F32,
             Self::Dense { dense: Dense::Bf16, .. } | Self::Fp8(_) => Activation::Bf16,
-            Self::Mx(_) | Self::Int(_) => Activation::Q8,
+            Self::Mx(tensor) => match tensor.format() {
+                MxFormat::MxFp4 | MxFormat::MxInt8 => Activation::Q8,
+                _ => Activation::Bf16,
+            },
+            Self::NvFp4(_) | Self::Int(_) => Activation::Q8,
         }
     }
 
@@ -159,7 +176,14 @@ impl Weights<'_> {
                 Fp8Format::E4M3 => Code::E4M3,
                 Fp8Format::E5M2 => Code::E5M2,
             },
-            Self::Mx(_) => Code::E2M1,
+            Self::Mx(tensor) => match tensor.format() {
+                MxFormat::MxFp4 => Code::E2M1,
+                MxFormat::MxFp8E5M2 => Code::E5M2,
+                MxFormat::MxInt8 => Code::MxInt8,
+                // MXFP6 has values of E4M3.
+                MxFormat::MxFp8E4M3 | MxFormat::MxFp6E3M2 | MxFormat::MxFp6E2M3 => Code::E4M3,
+            },
+            Self::NvFp4(_) => Code::E2M1,
             Self::Int(tensor) => match tensor.format() {
                 IntFormat::Int8 => Code::Int8,
                 IntFormat::Int4 => Code::Int4,
@@ -174,16 +198,10 @@ impl PackedMatrix {
     ///
     /// # Errors
     ///
-    /// [`Error::Unsupported`] for an activation that the format does not have and for MX formats but MXFP4,
-    /// [`Error::BlockAlign`] for groups of inputs that are no multiples of 32 and fewer than all, [`Error::Length`] if
+    /// [`Error::Unsupported`] for an activation that the format does not have, [`Error::BlockAlign`] for groups of inputs that are no multiples of 32 and fewer than all, [`Error::Length`] if
     /// dense bytes are too few or too many, [`Error::TooLarge`], [`Error::Memory`].
     pub fn pack<'a>(weights: impl Into<Weights<'a>>, activation: Activation) -> Result<Self> {
         let weights = weights.into();
-        if let Weights::Mx(tensor) = weights
-            && tensor.format() != MxFormat::MxFp4
-        {
-            return Err(Error::Unsupported { format: tensor.format().name(), what: "packing" });
-        }
         let source = Source::new(weights)?;
         let [n_outputs, n_inputs] = weights.shape();
         let (scale, group) = (source.scale(), source.group());
@@ -289,9 +307,10 @@ fn code_name(code: Code) -> &'static str {
         Code::F16 => "f16",
         Code::E4M3 => "e4m3",
         Code::E5M2 => "e5m2",
-        Code::E2M1 => "mxfp4",
+        Code::E2M1 => "e2m1",
         Code::Int8 => "int8",
         Code::Int4 => "int4",
+        Code::MxInt8 => "mxint8",
         _ => "this format",
     }
 }

@@ -172,8 +172,8 @@ fn draw_bars(area: &Area<'_>, theme: &Theme, bars: &[(String, f64)]) -> Drawn {
 
 /// What an axis shows, with some room.
 fn range(axis: &Axis, values: impl Iterator<Item = f64>) -> [f64; 2] {
-    let (least, most) = values
-        .fold((f64::INFINITY, 0.0_f64), |(least, most), x| (least.min(x), most.max(x)));
+    let (least, most) =
+        values.fold((f64::INFINITY, 0.0_f64), |(least, most), x| (least.min(x), most.max(x)));
     match axis.scale {
         Scale::FromZero => [0.0, 1.05 * most],
         Scale::Between => {

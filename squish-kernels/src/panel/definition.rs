@@ -18,12 +18,14 @@ pub struct Output<'a> {
     pub activation: Activation,
     /// Codes of [`Code::n_bytes`] bytes each.
     pub codes: &'a [u8],
-    /// Inputs of a group; not used without scales.
+    /// Inputs of a group, 16 with a scale of the output; not used without scales.
     pub group: usize,
     /// Scale of each group, or none.
     pub scales: Option<&'a [f32]>,
     /// Zero point of each group, or none.
     pub zero_points: Option<&'a [i8]>,
+    /// Scale of the output, if groups are halves of blocks.
+    pub output_scale: Option<f32>,
 }
 
 impl Output<'_> {
@@ -33,26 +35,32 @@ impl Output<'_> {
         let padded = x.len().next_multiple_of(BLOCK);
         let x: Vec<f32> = (0..padded).map(|k| x.get(k).copied().unwrap_or(0.0)).collect();
         let add = Sum::of(isa, self.activation);
-        match self.activation {
+        let sum = match self.activation {
             Activation::F32 => {
                 let weight =
                     |k| if self.scaled() { self.unit(k) * self.scale(k) } else { self.unit(k) };
                 (0..padded).fold(0.0, |sum, k| add.product(weight(k), x[k], sum))
             }
             Activation::Bf16 => {
-                let group =
-                    if self.scaled() { self.group.min(padded).max(1) } else { padded.max(1) };
+                let group = if self.scales_sums() { self.group.min(padded) } else { padded };
+                let group = group.max(1);
                 let mut sum = 0.0;
                 for first in (0..padded).step_by(group) {
                     let mut of_group = 0.0;
                     for k in (first..padded.min(first + group)).step_by(2) {
                         for k in [k + 1, k] {
                             let x = bf16::from_f32(x[k]).to_f32();
-                            of_group = add.product(self.unit(k), x, of_group);
+                            let weight = if self.scales_sums() { 1.0 } else { self.scale(k) };
+                            let weight = self.unit(k) * weight;
+                            of_group = add.product(weight, x, of_group);
                         }
                     }
                     let scale = self.scale(first);
-                    sum = if self.scaled() { add.scaled(of_group, scale, sum) } else { of_group };
+                    sum = if self.scales_sums() {
+                        add.scaled(of_group, scale, sum)
+                    } else {
+                        of_group
+                    };
                 }
                 sum
             }
@@ -64,13 +72,23 @@ impl Output<'_> {
                         (self.unit(block * BLOCK + i) / self.code.unit()) as i32
                             * i32::from(codes[i])
                     };
-                    let dot: i32 = (0..BLOCK).map(integer).sum();
-                    let scale = self.scale(block * BLOCK) * (x_scale * self.code.unit());
-                    sum = add.scaled(dot as f32, scale, sum);
+                    let part = if self.output_scale.is_some() { BLOCK / 2 } else { BLOCK };
+                    for first in (0..BLOCK).step_by(part) {
+                        let dot: i32 = (first..first + part).map(integer).sum();
+                        let scale = self.scale(block * BLOCK + first);
+                        let scale = scale * (x_scale * self.code.unit());
+                        sum = add.scaled(dot as f32, scale, sum);
+                    }
                 }
                 sum
             }
-        }
+        };
+        self.output_scale.map_or(sum, |scale| sum * scale)
+    }
+
+    /// Whether the BF16 mode scales the sums of groups. Weights times scales of halves are BF16.
+    fn scales_sums(&self) -> bool {
+        self.scaled() && self.output_scale.is_none()
     }
 
     fn scaled(&self) -> bool {

@@ -7,7 +7,7 @@ use fearless_simd::{Simd, prelude::*};
 
 use half::f16;
 
-use super::layout::{Code, PANEL};
+use super::layout::{BLOCK, Code, PANEL};
 use crate::{
     bytes::zip_bytes,
     prefetch::{self, Ahead},
@@ -149,6 +149,13 @@ pub(crate) fn decode_plain(
                 }
             }
         }
+        Code::MxInt8 => {
+            for (codes, out) in codes.as_chunks::<PANEL>().0.iter().zip(out) {
+                for (code, out) in codes.iter().zip(out) {
+                    *out = f32::from(*code as i8) * (1.0 / 64.0);
+                }
+            }
+        }
         Code::Int4 => {
             nibbles(codes, out, |code, lane| (code as i32 - i32::from(offsets[lane])) as f32);
         }
@@ -157,6 +164,18 @@ pub(crate) fn decode_plain(
             f32::from_bits((code & 7) << 22 | (code & 8) << 28) * f32::from_bits(0x7e80_0000)
         }),
         Code::F32 | Code::Bf16 | Code::E4M3 | Code::E5M2 => unreachable!("these are `PairCodes`"),
+    }
+}
+
+/// Multiplies the weights of a block, or the first ones of it, by the scales of its halves.
+#[inline(always)]
+pub(crate) fn scale_halves(scales: &[[f32; PANEL]; 2], out: &mut [[f32; PANEL]]) {
+    for (out, scales) in out.chunks_mut(BLOCK / 2).zip(scales) {
+        for out in out {
+            for (out, scale) in out.iter_mut().zip(scales) {
+                *out *= scale;
+            }
+        }
     }
 }
 

@@ -26,6 +26,7 @@ pub struct InputPlan {
     padded: usize,
     n_rows: usize,
     n_tiles: usize,
+    sums_per_block: usize,
 }
 
 /// What a step of a tile holds for each row.
@@ -77,7 +78,9 @@ impl InputPlan {
     pub fn new(isa: Isa, layout: &PanelLayout, n_rows: usize) -> Self {
         let (activation, padded) = (layout.activation(), layout.padded_inputs());
         let n_tiles = n_rows.div_ceil(most_rows(isa, Step::of(isa, activation)));
-        Self { isa, activation, n_inputs: layout.n_inputs(), padded, n_rows, n_tiles }
+        let sums_per_block = if layout.has_halves() { 2 } else { 1 };
+        let n_inputs = layout.n_inputs();
+        Self { isa, activation, n_inputs, padded, n_rows, n_tiles, sums_per_block }
     }
 
     /// Number of rows.
@@ -134,10 +137,20 @@ impl InputPlan {
         self.padded / self.step().n_inputs()
     }
 
-    /// Length of [`Inputs::scales`] and [`Inputs::sums`] per row.
+    /// Length of [`Inputs::scales`] per row.
     #[must_use]
     pub fn blocks_per_row(&self) -> usize {
         if self.step() == Step::Quad { self.padded / BLOCK } else { 0 }
+    }
+
+    /// Length of [`Inputs::sums`] per row.
+    #[must_use]
+    pub fn sums_per_row(&self) -> usize {
+        self.sums_per_block * self.blocks_per_row()
+    }
+
+    pub(crate) const fn sums_per_block(&self) -> usize {
+        self.sums_per_block
     }
 
     /// Rounds and arranges a tile, whose rows are `row(0)`, `row(1)` and so on, into the tile's part of each buffer.
@@ -156,7 +169,7 @@ impl InputPlan {
         let n_rows = self.tile(idx).len();
         assert_eq!(words.len(), n_rows * self.words_per_row(), "prepare_tile: words");
         assert_eq!(scales.len(), n_rows * self.blocks_per_row(), "prepare_tile: scales");
-        assert_eq!(sums.len(), scales.len(), "prepare_tile: sums");
+        assert_eq!(sums.len(), n_rows * self.sums_per_row(), "prepare_tile: sums");
         for i in 0..n_rows {
             let x = row(i);
             assert_eq!(x.len(), self.n_inputs, "prepare_tile: inputs of a row");
@@ -176,7 +189,7 @@ pub struct Inputs<'a> {
     pub words: &'a [u32],
     /// Tile after tile, `[blocks, rows of the tile]`.
     pub scales: &'a [f32],
-    /// Sums of the codes of a block, likewise.
+    /// Sums of the codes of a block, likewise, or of its two halves, `[blocks, rows of the tile, 2]`.
     pub sums: &'a [i32],
 }
 
@@ -194,11 +207,12 @@ impl<'a> Inputs<'a> {
             Step::Quad => part(self.plan.blocks_per_row(), first / BLOCK, n / BLOCK),
             Step::Float | Step::Rounded | Step::Pair => 0..0,
         };
+        let per_block = self.plan.sums_per_block;
         Tile {
             n_rows: rows.len(),
             words: &self.words[words],
             scales: &self.scales[blocks.clone()],
-            sums: &self.sums[blocks],
+            sums: &self.sums[blocks.start * per_block..blocks.end * per_block],
         }
     }
 }
@@ -211,7 +225,7 @@ pub(crate) struct Tile<'a> {
     pub(crate) words: &'a [u32],
     /// `[blocks, n_rows]`
     pub(crate) scales: &'a [f32],
-    /// `[blocks, n_rows]`
+    /// `[blocks, n_rows]`, or `[blocks, n_rows, 2]` of halves of blocks.
     pub(crate) sums: &'a [i32],
 }
 
@@ -257,14 +271,18 @@ fn prepare_row<S: Simd>(simd: S, step: Step, x: &[f32], to: Strided<'_>) {
             }
             Step::Quad => {
                 let words = &mut words[row * BLOCK / 4..(row + 1) * BLOCK / 4];
-                let (scale, sum) = quantize_lanes(simd, x, bytemuck::cast_slice_mut(words));
+                let (scale, own) = quantize_lanes(simd, x, bytemuck::cast_slice_mut(words));
                 if cfg!(target_endian = "big") {
                     for word in words {
                         *word = word.swap_bytes();
                     }
                 }
                 scales[i * n_rows + row] = scale;
-                sums[i * n_rows + row] = sum;
+                if sums.len() == scales.len() {
+                    sums[i * n_rows + row] = own[0] + own[1];
+                } else {
+                    sums[2 * (i * n_rows + row)..][..2].copy_from_slice(&own);
+                }
             }
         }
     }
@@ -311,9 +329,9 @@ pub(crate) fn quantize_block(x: &[f32; BLOCK]) -> ([i8; BLOCK], f32) {
     (codes, scale)
 }
 
-/// [`quantize_block`] into `codes`; returns the scale and the sum of the codes.
+/// [`quantize_block`] into `codes`; returns the scale and the sums of the codes of both halves.
 #[inline(always)]
-fn quantize_lanes<S: Simd>(simd: S, x: &[f32; BLOCK], codes: &mut [u8]) -> (f32, i32) {
+fn quantize_lanes<S: Simd>(simd: S, x: &[f32; BLOCK], codes: &mut [u8]) -> (f32, [i32; 2]) {
     let lanes = S::f32s::LEN;
     let mut amax = S::u32s::splat(simd, 0);
     for x in x.chunks_exact(lanes) {
@@ -324,17 +342,17 @@ fn quantize_lanes<S: Simd>(simd: S, x: &[f32; BLOCK], codes: &mut [u8]) -> (f32,
     let scale = amax / 127.0;
     if !scale.is_normal() {
         codes.fill(0);
-        return (if amax.is_finite() { 0.0 } else { f32::NAN }, 0);
+        return (if amax.is_finite() { 0.0 } else { f32::NAN }, [0; 2]);
     }
     let inverse = S::f32s::splat(simd, 1.0 / scale);
     let magic = S::f32s::splat(simd, 12_582_912.0);
     let byte = S::u32s::splat(simd, 0xff);
     // Integers of at most seven bits: their sum is exact.
-    let mut sum = S::f32s::splat(simd, 0.0);
+    let mut sums = [S::f32s::splat(simd, 0.0); 2];
     let mut rounded = [S::u32s::splat(simd, 0); BLOCK / 4];
     for (i, x) in x.chunks_exact(lanes).enumerate() {
         let shifted = S::f32s::from_slice(simd, x) * inverse + magic;
-        sum += shifted - magic;
+        sums[i * lanes / (BLOCK / 2)] += shifted - magic;
         rounded[i] = shifted.bitcast::<S::u32s>() & byte;
     }
     // Four vectors at a time; the widest are two.
@@ -342,7 +360,7 @@ fn quantize_lanes<S: Simd>(simd: S, x: &[f32; BLOCK], codes: &mut [u8]) -> (f32,
         let bytes = narrow_lanes::<S>(*rounded);
         codes.copy_from_slice(&bytes.as_slice()[..codes.len()]);
     }
-    (scale, sum.reduce_sum() as i32)
+    (scale, [sums[0].reduce_sum() as i32, sums[1].reduce_sum() as i32])
 }
 
 #[cfg(test)]

@@ -5,6 +5,8 @@
 //! the instructions take one factor without a sign, so codes have a bias there, whose part of the sum is
 //! `bias · sum(inputs)`, or `(bias + zero point) · sum(inputs)`; it is what a sum starts from.
 
+use std::ops::Range;
+
 use fearless_simd::{Level, Simd, prelude::*};
 
 use super::{
@@ -199,11 +201,11 @@ impl<const E2M1: bool> ByteCodes for Nibbles<E2M1> {
     }
 }
 
-/// INT8.
-pub(crate) struct Int8;
+/// INT8, or the element of MXINT8.
+pub(crate) struct Int8<const MX: bool>;
 
-impl ByteCodes for Int8 {
-    const CODE: Code = Code::Int8;
+impl<const MX: bool> ByteCodes for Int8<MX> {
+    const CODE: Code = if MX { Code::MxInt8 } else { Code::Int8 };
     const BYTES: bool = true;
     const BLOCK_BYTES: usize = BLOCK * PANEL;
 
@@ -236,11 +238,41 @@ pub(crate) fn start_offsets<S: Simd>(simd: S, code: Code, offsets: &[u8; PANEL])
     out
 }
 
-/// The scales of the outputs of a group, from its header, in vectors of outputs.
-#[inline(always)]
-fn scales_of<S: Simd, C: ByteCodes, const N: usize>(simd: S, header: &[u8]) -> [S::f32s; N] {
-    let mut out = [S::f32s::splat(simd, 0.0); N];
-    if let Code::E2M1 = C::CODE {
+/// The scales in the header of a group.
+pub(crate) trait BlockScales {
+    /// Whether there are zero points.
+    const ZERO: bool = false;
+    /// How many scales an output has in a block: one, or one for each half.
+    const PARTS: usize = 1;
+
+    /// Those of the outputs, in vectors of outputs; the same twice if there is one.
+    fn decode<S: Simd, const N: usize>(simd: S, header: &[u8]) -> [[S::f32s; N]; 2];
+}
+
+/// `f32`, and zero points if `Z`.
+pub(crate) struct F32Scales<const Z: bool>;
+
+impl<const Z: bool> BlockScales for F32Scales<Z> {
+    const ZERO: bool = Z;
+
+    #[inline(always)]
+    fn decode<S: Simd, const N: usize>(simd: S, header: &[u8]) -> [[S::f32s; N]; 2] {
+        let mut out = [S::f32s::splat(simd, 0.0); N];
+        for v in 0..N {
+            let bytes = &header[v * S::u8s::LEN..(v + 1) * S::u8s::LEN];
+            out[v] = S::u8s::from_slice(simd, bytes).bitcast();
+        }
+        [out; 2]
+    }
+}
+
+/// Powers of two.
+pub(crate) struct E8M0Scales;
+
+impl BlockScales for E8M0Scales {
+    #[inline(always)]
+    fn decode<S: Simd, const N: usize>(simd: S, header: &[u8]) -> [[S::f32s; N]; 2] {
+        let mut out = [S::f32s::splat(simd, 0.0); N];
         for i in 0..N / 4 {
             let bytes = S::u8s::from_slice(simd, &header[i * S::u8s::LEN..(i + 1) * S::u8s::LEN]);
             let lanes = widen_lanes::<S>(bytes);
@@ -248,13 +280,42 @@ fn scales_of<S: Simd, C: ByteCodes, const N: usize>(simd: S, header: &[u8]) -> [
                 out[4 * i + j] = e8m0::<S>(lanes[j]);
             }
         }
-    } else {
-        for v in 0..N {
-            let bytes = &header[v * S::u8s::LEN..(v + 1) * S::u8s::LEN];
-            out[v] = S::u8s::from_slice(simd, bytes).bitcast();
-        }
+        [out; 2]
     }
-    out
+}
+
+/// 8-bit floats of both halves.
+pub(crate) struct E4M3Scales;
+
+impl BlockScales for E4M3Scales {
+    const PARTS: usize = 2;
+
+    #[inline(always)]
+    fn decode<S: Simd, const N: usize>(simd: S, header: &[u8]) -> [[S::f32s; N]; 2] {
+        let mut out = [[S::f32s::splat(simd, 0.0); N]; 2];
+        for half in 0..2 {
+            for i in 0..N / 4 {
+                let at = half * PANEL + i * S::u8s::LEN;
+                let lanes =
+                    widen_lanes::<S>(S::u8s::from_slice(simd, &header[at..at + S::u8s::LEN]));
+                for j in 0..4 {
+                    out[half][4 * i + j] = e4m3::<S>(lanes[j]);
+                }
+            }
+        }
+        out
+    }
+}
+
+/// The bits below the sign are moved to where `f32` has them, which divides by a power of two that a product restores.
+#[inline(always)]
+fn e4m3<S: Simd>(bytes: S::u32s) -> S::f32s {
+    let simd = bytes.token();
+    let magnitude = bytes & S::u32s::splat(simd, 0x7f);
+    let sign = (bytes & S::u32s::splat(simd, 0x80)) << 24;
+    let is_nan = magnitude.simd_eq(S::u32s::splat(simd, 0x7f));
+    let bits = is_nan.select(S::u32s::splat(simd, 0x7fc0_0000), magnitude << 20) | sign;
+    bits.bitcast::<S::f32s>() * S::f32s::splat(simd, f32::from_bits((127 + 120) << 23))
 }
 
 /// The powers of two of E8M0: the byte is the exponent, but zero is subnormal and 255 is NaN.
@@ -266,10 +327,9 @@ fn e8m0<S: Simd>(bytes: S::u32s) -> S::f32s {
     is_nan.select(S::u32s::splat(simd, 0x7fc0_0000), bits).bitcast()
 }
 
-/// Adds the products of a panel's codes with a row to `sums`. `N` is the number of vectors of a panel, and `ZERO` says whether there
-/// are zero points.
+/// Adds the products of a panel's codes with a row to `sums`. `N` is the number of vectors of a panel.
 #[inline(always)]
-pub(crate) fn one_row<S: Simd, C: ByteCodes, const ZERO: bool, const N: usize>(
+pub(crate) fn one_row<S: Simd, C: ByteCodes, K: BlockScales, const N: usize>(
     simd: S,
     by: impl Dot,
     layout: &PanelLayout,
@@ -280,38 +340,43 @@ pub(crate) fn one_row<S: Simd, C: ByteCodes, const ZERO: bool, const N: usize>(
     let lanes = S::f32s::LEN;
     let table = Table::new(simd, C::CODE);
     let mut acc = [S::f32s::splat(simd, 0.0); N];
-    let mut inputs = x.words.as_chunks::<QUADS>().0.iter().zip(x.scales.iter().zip(x.sums));
+    let x_sums = x.sums.chunks_exact(K::PARTS);
+    let mut inputs = x.words.as_chunks::<QUADS>().0.iter().zip(x.scales.iter().zip(x_sums));
     for group in layout.groups(panel) {
         prefetch::lines(group.header, AHEAD);
-        let scales = scales_of::<S, C, N>(simd, group.header);
+        let scales = K::decode::<S, N>(simd, group.header);
         let mut offsets = [0; PANEL];
-        if ZERO {
+        if K::ZERO {
             offsets = start_offsets(simd, C::CODE, &group.offsets(layout));
         }
         for block in group.codes.chunks_exact(C::BLOCK_BYTES) {
-            let Some((quads, (&x_scale, &x_sum))) = inputs.next() else { break };
+            let Some((quads, (&x_scale, x_sums))) = inputs.next() else { break };
             let x_scale = S::f32s::splat(simd, x_scale * C::CODE.unit());
             let mut x = [S::u8s::splat(simd, 0); QUADS];
             for i in 0..QUADS {
                 x[i] = S::u32s::splat(simd, quads[i]).bitcast();
             }
-            let mut dots = [S::i32s::splat(simd, x_sum * start_offset(simd, C::CODE)); N];
-            if ZERO {
-                for v in 0..N {
-                    let own = S::i32s::from_slice(simd, &offsets[v * lanes..(v + 1) * lanes]);
-                    dots[v] = own * S::i32s::splat(simd, x_sum);
+            for part in 0..K::PARTS {
+                let x_sum = x_sums[part];
+                let mut dots = [S::i32s::splat(simd, x_sum * start_offset(simd, C::CODE)); N];
+                if K::ZERO {
+                    for v in 0..N {
+                        let own = S::i32s::from_slice(simd, &offsets[v * lanes..(v + 1) * lanes]);
+                        dots[v] = own * S::i32s::splat(simd, x_sum);
+                    }
                 }
-            }
-            // In the order of the bytes.
-            for i in 0..QUADS / 2 {
-                for v in 0..N {
-                    let [a, b] = C::decode(simd, table, block, i, v);
-                    let first = dot::<S, C>(by, dots[v], a, x[2 * i]);
-                    dots[v] = dot::<S, C>(by, first, b, x[2 * i + 1]);
+                // In the order of the bytes.
+                for i in steps::<K>(part) {
+                    for v in 0..N {
+                        let [a, b] = C::decode(simd, table, block, i, v);
+                        let first = dot::<S, C>(by, dots[v], a, x[2 * i]);
+                        dots[v] = dot::<S, C>(by, first, b, x[2 * i + 1]);
+                    }
                 }
-            }
-            for v in 0..N {
-                acc[v] = dots[v].to_float::<S::f32s>().mul_add(scales[v] * x_scale, acc[v]);
+                for v in 0..N {
+                    let scale = scales[part][v] * x_scale;
+                    acc[v] = dots[v].to_float::<S::f32s>().mul_add(scale, acc[v]);
+                }
             }
         }
     }
@@ -320,12 +385,19 @@ pub(crate) fn one_row<S: Simd, C: ByteCodes, const ZERO: bool, const N: usize>(
     }
 }
 
+/// Pairs of steps of a part of a block.
+#[inline(always)]
+fn steps<K: BlockScales>(part: usize) -> Range<usize> {
+    let n = QUADS / 2 / K::PARTS;
+    part * n..(part + 1) * n
+}
+
 /// Adds the products of a panel's codes with the rows of a tile to their sums.
 ///
 /// Each vector of outputs has its block decoded in registers, and meets all rows; a row's sums are in the first-level cache
 /// meanwhile, a load and a store for eight products.
 #[inline(always)]
-pub(crate) fn rows<S: Simd, C: ByteCodes, const ZERO: bool, const N: usize>(
+pub(crate) fn rows<S: Simd, C: ByteCodes, K: BlockScales, const N: usize>(
     simd: S,
     by: impl Dot,
     layout: &PanelLayout,
@@ -337,12 +409,12 @@ pub(crate) fn rows<S: Simd, C: ByteCodes, const ZERO: bool, const N: usize>(
     let table = Table::new(simd, C::CODE);
     let mut offsets = [0; PANEL];
     let inputs = x.words.as_chunks::<QUADS>().0.chunks_exact(x.n_rows);
-    let of_inputs = x.scales.chunks_exact(x.n_rows).zip(x.sums.chunks_exact(x.n_rows));
-    let mut inputs = inputs.zip(of_inputs);
+    let x_sums = x.sums.chunks_exact(x.n_rows * K::PARTS);
+    let mut inputs = inputs.zip(x.scales.chunks_exact(x.n_rows).zip(x_sums));
     for group in layout.groups(panel) {
         prefetch::lines(group.header, AHEAD);
-        let scales = scales_of::<S, C, N>(simd, group.header);
-        if ZERO {
+        let scales = K::decode::<S, N>(simd, group.header);
+        if K::ZERO {
             offsets = start_offsets(simd, C::CODE, &group.offsets(layout));
         }
         for block in group.codes.chunks_exact(C::BLOCK_BYTES) {
@@ -354,21 +426,28 @@ pub(crate) fn rows<S: Simd, C: ByteCodes, const ZERO: bool, const N: usize>(
                     [w[2 * i], w[2 * i + 1]] = C::decode(simd, table, block, i, v);
                 }
                 let own = S::i32s::from_slice(simd, &offsets[at.clone()]);
-                let of_x = x.iter().zip(x_scales.iter().zip(x_sums));
-                for ((quads, (&x_scale, &x_sum)), sums) in of_x.zip(sums.iter_mut()) {
-                    let mut dots = if ZERO {
-                        own * S::i32s::splat(simd, x_sum)
-                    } else {
-                        S::i32s::splat(simd, x_sum * start_offset(simd, C::CODE))
-                    };
-                    for i in 0..QUADS {
-                        let x = S::u32s::splat(simd, quads[i]).bitcast();
-                        dots = dot::<S, C>(by, dots, w[i], x);
-                    }
+                let of_x = x.iter().zip(x_scales.iter().zip(x_sums.chunks_exact(K::PARTS)));
+                for ((quads, (&x_scale, x_sums)), sums) in of_x.zip(sums.iter_mut()) {
                     let x_scale = S::f32s::splat(simd, x_scale * C::CODE.unit());
                     let sums = &mut sums[at.clone()];
-                    let sum = S::f32s::from_slice(simd, sums);
-                    dots.to_float::<S::f32s>().mul_add(scales[v] * x_scale, sum).store_slice(sums);
+                    let mut sum = S::f32s::from_slice(simd, sums);
+                    for part in 0..K::PARTS {
+                        let x_sum = x_sums[part];
+                        let mut dots = if K::ZERO {
+                            own * S::i32s::splat(simd, x_sum)
+                        } else {
+                            S::i32s::splat(simd, x_sum * start_offset(simd, C::CODE))
+                        };
+                        for i in steps::<K>(part) {
+                            for i in 2 * i..2 * i + 2 {
+                                let x = S::u32s::splat(simd, quads[i]).bitcast();
+                                dots = dot::<S, C>(by, dots, w[i], x);
+                            }
+                        }
+                        let scale = scales[part][v] * x_scale;
+                        sum = dots.to_float::<S::f32s>().mul_add(scale, sum);
+                    }
+                    sum.store_slice(sums);
                 }
             }
         }

@@ -39,11 +39,13 @@ pub enum Code {
     Int8,
     /// `code + 8`, one byte with the code in its low half.
     Int4,
+    /// The element of MXINT8: two's complement, eight bits, in units of 1/64.
+    MxInt8,
 }
 
 impl Code {
     /// All of them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::F32,
         Self::Bf16,
         Self::F16,
@@ -52,6 +54,7 @@ impl Code {
         Self::E2M1,
         Self::Int8,
         Self::Int4,
+        Self::MxInt8,
     ];
 
     /// Bits of a code in a panel.
@@ -60,7 +63,7 @@ impl Code {
         match self {
             Self::F32 => 32,
             Self::Bf16 | Self::F16 => 16,
-            Self::E4M3 | Self::E5M2 | Self::Int8 => 8,
+            Self::E4M3 | Self::E5M2 | Self::Int8 | Self::MxInt8 => 8,
             Self::E2M1 | Self::Int4 => 4,
         }
     }
@@ -81,14 +84,18 @@ impl Code {
         match self {
             Self::E2M1 => 12,
             Self::Int4 => 8,
-            Self::Int8 => 128,
+            Self::Int8 | Self::MxInt8 => 128,
             _ => 0,
         }
     }
 
-    /// The integers of Q8 products are the values times two for E2M1, so that they are integers.
+    /// The integers of Q8 products are the values in units of this.
     pub(crate) const fn unit(self) -> f32 {
-        if let Self::E2M1 = self { 0.5 } else { 1.0 }
+        match self {
+            Self::E2M1 => 0.5,
+            Self::MxInt8 => 1.0 / 64.0,
+            _ => 1.0,
+        }
     }
 
     /// The value of a code of [`n_bytes`](Self::n_bytes) little-endian bytes, without its scale.
@@ -105,6 +112,7 @@ impl Code {
             Self::E5M2 => E5M2::from_bits(code[0]).to_f32(),
             Self::E2M1 => E2M1::from_bits(code[0] & 0xf).to_f32(),
             Self::Int8 => f32::from(code[0] as i8),
+            Self::MxInt8 => f32::from(code[0] as i8) / 64.0,
             Self::Int4 => f32::from((code[0] & 0xf) as i8 - 8),
         }
     }
@@ -136,7 +144,7 @@ impl Activation {
     }
 }
 
-/// Scales of the weights of a panel: one for each output and group of inputs.
+/// Scales of the weights of a panel: one for each output and group of inputs, but for [`E4M3`](Self::E4M3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum PanelScale {
     /// None.
@@ -147,6 +155,8 @@ pub enum PanelScale {
     F32Zero,
     /// One byte, a power of two.
     E8M0,
+    /// One byte, an 8-bit float, for each half of a block of 32 inputs, and an `f32` for all inputs of an output: NVFP4.
+    E4M3,
 }
 
 /// The order of the bytes of a panel, which is all that a kernel needs to know of its weights.
@@ -172,10 +182,14 @@ impl PanelLayout {
         group: usize,
     ) -> Option<Self> {
         let padded = n_inputs.checked_next_multiple_of(BLOCK)?;
+        let of_block = group == BLOCK || padded == 0;
         let scales_fit = match code {
             Code::F32 | Code::Bf16 | Code::F16 => scale == PanelScale::Absent,
-            Code::E4M3 | Code::E5M2 => scale == PanelScale::F32,
-            Code::E2M1 => scale == PanelScale::E8M0 && (group == BLOCK || padded == 0),
+            Code::E4M3 | Code::E5M2 => {
+                scale == PanelScale::F32 || (scale == PanelScale::E8M0 && of_block)
+            }
+            Code::E2M1 => matches!(scale, PanelScale::E8M0 | PanelScale::E4M3) && of_block,
+            Code::MxInt8 => scale == PanelScale::E8M0 && of_block,
             Code::Int8 | Code::Int4 => matches!(scale, PanelScale::F32 | PanelScale::F32Zero),
         };
         let activation_fits = match activation {
@@ -238,6 +252,16 @@ impl PanelLayout {
         if self.group == 0 { 0 } else { self.padded_inputs().div_ceil(self.group) }
     }
 
+    /// Whether each half of a block has a scale.
+    pub(crate) const fn has_halves(&self) -> bool {
+        matches!(self.scale, PanelScale::E4M3)
+    }
+
+    /// Bytes of the scales of whole outputs in front of all groups.
+    pub(crate) const fn prefix_bytes(&self) -> usize {
+        if self.has_halves() && self.group != 0 { 4 * PANEL } else { 0 }
+    }
+
     /// Bytes of the scales in front of each group.
     pub(crate) const fn header_bytes(&self) -> usize {
         match self.scale {
@@ -245,6 +269,7 @@ impl PanelLayout {
             PanelScale::F32 => 4 * PANEL,
             PanelScale::F32Zero => 5 * PANEL,
             PanelScale::E8M0 => PANEL,
+            PanelScale::E4M3 => 2 * PANEL,
         }
     }
 
@@ -256,7 +281,8 @@ impl PanelLayout {
     /// Bytes of a panel, a multiple of 64.
     #[must_use]
     pub const fn panel_bytes(&self) -> usize {
-        self.n_groups() * self.header_bytes() + self.code_bytes(self.padded_inputs())
+        let of_groups = self.n_groups() * self.header_bytes();
+        self.prefix_bytes() + of_groups + self.code_bytes(self.padded_inputs())
     }
 
     /// Bytes from the start of one group to the next.
@@ -269,10 +295,16 @@ impl PanelLayout {
         assert_eq!(panel.len(), self.panel_bytes(), "panel: bytes of the layout");
         let layout = *self;
         // An empty panel has no groups, of at least one byte.
-        panel.chunks(self.group_bytes().max(1)).map(move |bytes| {
+        panel[self.prefix_bytes()..].chunks(self.group_bytes().max(1)).map(move |bytes| {
             let (header, codes) = bytes.split_at(layout.header_bytes());
             Group { header, codes }
         })
+    }
+
+    /// The scales of whole outputs, if the layout has them.
+    #[inline(always)]
+    pub(crate) fn output_scales(&self, panel: &[u8]) -> Option<[f32; PANEL]> {
+        (self.prefix_bytes() > 0).then(|| floats(panel))
     }
 
     /// Where in the codes of a group the code of an output and an input stands: the byte, and whether it is the upper half.
@@ -282,9 +314,9 @@ impl PanelLayout {
     /// | 32 bits, F16 | F32 | input, output |
     /// | BF16 | F32, BF16 | pair of inputs, output, input |
     /// | 8-bit floats | F32, BF16 | pair of inputs, half of the outputs, [block of 16 bytes](#pairs) |
-    /// | INT8 | F32, BF16 | input, output |
+    /// | INT8, MXINT8 | F32, BF16 | input, output |
     /// | 4 bits | F32, BF16 | pair of inputs, output; the earlier input in the lower half |
-    /// | INT8 | Q8 | four inputs, output, input |
+    /// | INT8, MXINT8 | Q8 | four inputs, output, input |
     /// | 4 bits | Q8 | eight inputs, output, input modulo 4; the earlier four in the lower halves |
     ///
     /// # Pairs
@@ -303,8 +335,10 @@ impl PanelLayout {
                 let byte = within % 16 / 4 * 16 + within / 16 * 8 + within % 4 * 2 + input % 2;
                 (input / 2 * 2 * PANEL + half * PANEL + byte, false)
             }
-            Code::Int8 if q8 => ((input / 4 * PANEL + output) * 4 + input % 4, false),
-            Code::Int8 => (input * PANEL + output, false),
+            Code::Int8 | Code::MxInt8 if q8 => {
+                ((input / 4 * PANEL + output) * 4 + input % 4, false)
+            }
+            Code::Int8 | Code::MxInt8 => (input * PANEL + output, false),
             Code::E2M1 | Code::Int4 if q8 => {
                 ((input / 8 * PANEL + output) * 4 + input % 4, input % 8 >= 4)
             }
@@ -316,25 +350,20 @@ impl PanelLayout {
 /// The bytes of a group of a panel.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Group<'a> {
-    /// The scales, and the zero points behind them.
+    /// The scales, and the zero points behind them; those of second halves behind those of the first.
     pub(crate) header: &'a [u8],
     /// The codes.
     pub(crate) codes: &'a [u8],
 }
 
 impl Group<'_> {
-    /// The scales of the outputs; ones where there are none.
+    /// The scales of the outputs; ones where there are none, and where halves have their own.
     #[inline(always)]
     pub(crate) fn scales(&self, layout: &PanelLayout) -> [f32; PANEL] {
         let mut scales = [1.0; PANEL];
         match layout.scale {
-            PanelScale::Absent => {}
-            PanelScale::F32 | PanelScale::F32Zero => {
-                let bytes = self.header[..4 * PANEL].as_chunks::<4>().0;
-                for (scale, &bytes) in scales.iter_mut().zip(bytes) {
-                    *scale = f32::from_le_bytes(bytes);
-                }
-            }
+            PanelScale::Absent | PanelScale::E4M3 => {}
+            PanelScale::F32 | PanelScale::F32Zero => scales = floats(self.header),
             PanelScale::E8M0 => {
                 let bytes: &[u8; PANEL] = self.header.first_chunk().expect("a byte per output");
                 for (scale, &byte) in scales.iter_mut().zip(bytes) {
@@ -343,6 +372,16 @@ impl Group<'_> {
             }
         }
         scales
+    }
+
+    /// The scales of the two halves of a block.
+    #[inline(always)]
+    pub(crate) fn half_scales(&self) -> [[f32; PANEL]; 2] {
+        let mut out = [[0.0; PANEL]; 2];
+        for (scale, &byte) in out.as_flattened_mut().iter_mut().zip(self.header) {
+            *scale = E4M3::from_bits(byte).to_f32();
+        }
+        out
     }
 
     /// The zero points plus the bias of the codes; the bias alone where there are none.
@@ -356,6 +395,17 @@ impl Group<'_> {
     }
 }
 
+/// The first of `bytes` as little-endian numbers.
+#[inline(always)]
+fn floats(bytes: &[u8]) -> [f32; PANEL] {
+    let bytes = bytes[..4 * PANEL].as_chunks::<4>().0;
+    let mut out = [0.0; PANEL];
+    for (out, &bytes) in out.iter_mut().zip(bytes) {
+        *out = f32::from_le_bytes(bytes);
+    }
+    out
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -366,7 +416,7 @@ mod tests {
             .into_iter()
             .flat_map(|code| Activation::ALL.map(|activation| (code, activation)))
         {
-            let scales = [PanelScale::Absent, PanelScale::F32, PanelScale::E8M0];
+            let scales = [PanelScale::Absent, PanelScale::F32, PanelScale::E8M0, PanelScale::E4M3];
             let Some(layout) = scales
                 .into_iter()
                 .find_map(|scale| PanelLayout::new(code, activation, scale, 64, BLOCK))

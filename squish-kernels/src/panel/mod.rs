@@ -9,7 +9,7 @@
 //! BF16   t   = fma(w[k], bf16(x[k]), t)                              of each pair of inputs the second first
 //!        sum = fma(t, s, sum)                                        at the end of each group; sum = t without scales
 //! Q8     d   = Σ w[k] · q[k]                                         of a block of 32, as integers: exact
-//!        sum = fma(d, s · (u · xs), sum)                             u = 1/2 for E2M1, whose w are doubled, else 1
+//!        sum = fma(d, s · (u · xs), sum)                             w are integers in units of u: 1/2 for E2M1, 1/64 for MXINT8, else 1
 //! ```
 //!
 //! where `s` is the scale of an output's group, and `q` and `xs` are the codes and the scale of a block of inputs: `xs =
@@ -17,6 +17,9 @@
 //! product, too. There is one chain for each output, and no sum over lanes, so that **a row of the result has the same
 //! bits whatever the number of rows**, of panels and of threads. In the BF16 mode all levels agree where there are no scales,
 //! except that the instruction for pairs takes subnormal numbers as zeros.
+//!
+//! With [`PanelScale::E4M3`] each half of a block has a scale: `d` is a sum of 16 in the Q8 mode, the BF16 mode adds up `w · s`, which is
+//! BF16, and at the end `sum` is multiplied by the scale of the output.
 //!
 //! Rows are padded to blocks of 32 inputs with zeros, which with finite scales changes no sum (but the sign of a zero).
 //!

@@ -7,8 +7,11 @@ pub trait PanelSource {
     /// Codes of an output from input `first` on, each of [`Code::n_bytes`] little-endian bytes, as many as fit. They exist.
     fn codes_into(&self, output: usize, first: usize, codes: &mut [u8]);
 
-    /// Scale of an output and group: the bits of an `f32`, or an E8M0 byte.
+    /// Scale of an output and group: the bits of an `f32`, or a byte. Of [`PanelScale::E4M3`] groups are halves of blocks.
     fn scale_bits(&self, output: usize, group: usize) -> u32;
+
+    /// Scale of an output, of [`PanelScale::E4M3`] alone.
+    fn output_scale(&self, output: usize) -> f32;
 
     /// Zero point of an output and group.
     fn zero_point(&self, output: usize, group: usize) -> i8;
@@ -30,7 +33,12 @@ pub fn pack_panel(
     assert_eq!(panel.len(), layout.panel_bytes(), "pack_panel: bytes of the layout");
     assert!(n_outputs <= PANEL, "pack_panel: {n_outputs} outputs in a panel of {PANEL}");
     let places = Places::new(layout);
-    let groups = panel.chunks_mut(layout.group_bytes().max(1));
+    let (prefix, groups) = panel.split_at_mut(layout.prefix_bytes());
+    for (lane, bytes) in prefix.as_chunks_mut::<4>().0.iter_mut().enumerate() {
+        let output = (lane < n_outputs).then_some(first_output + lane);
+        *bytes = output.map_or(0.0, |output| source.output_scale(output)).to_le_bytes();
+    }
+    let groups = groups.chunks_mut(layout.group_bytes().max(1));
     for (group_idx, bytes) in groups.enumerate() {
         let (header, codes) = bytes.split_at_mut(layout.header_bytes());
         for lane in 0..PANEL {
@@ -60,6 +68,14 @@ fn write_scale(
     match layout.scale() {
         PanelScale::Absent => {}
         PanelScale::E8M0 => header[lane] = output.map_or(0, bits) as u8,
+        PanelScale::E4M3 => {
+            let n_halves = layout.n_inputs().div_ceil(BLOCK / 2);
+            for (half, scales) in header.as_chunks_mut::<PANEL>().0.iter_mut().enumerate() {
+                let half = 2 * group + half;
+                let output = output.filter(|_| half < n_halves);
+                scales[lane] = output.map_or(0, |output| source.scale_bits(output, half)) as u8;
+            }
+        }
         PanelScale::F32 | PanelScale::F32Zero => {
             let bytes = output.map_or(0, bits).to_le_bytes();
             header[4 * lane..4 * lane + 4].copy_from_slice(&bytes);
@@ -105,7 +121,9 @@ impl Places {
         match code {
             Code::F32 => self.scatter::<4>(&codes, start, block),
             Code::Bf16 | Code::F16 => self.scatter::<2>(&codes, start, block),
-            Code::E4M3 | Code::E5M2 | Code::Int8 => self.scatter::<1>(&codes, start, block),
+            Code::E4M3 | Code::E5M2 | Code::Int8 | Code::MxInt8 => {
+                self.scatter::<1>(&codes, start, block);
+            }
             Code::E2M1 | Code::Int4 => {
                 for (&code, (byte, upper)) in codes.iter().zip(self.of_input) {
                     block[start + byte] |= (code & 0xf) << (4 * u32::from(upper));
@@ -132,7 +150,7 @@ mod tests {
             .into_iter()
             .flat_map(|code| Activation::ALL.map(|activation| (code, activation)))
         {
-            let scales = [PanelScale::Absent, PanelScale::F32, PanelScale::E8M0];
+            let scales = [PanelScale::Absent, PanelScale::F32, PanelScale::E8M0, PanelScale::E4M3];
             let layouts = scales
                 .into_iter()
                 .filter_map(|scale| PanelLayout::new(code, activation, scale, BLOCK, BLOCK));

@@ -9,7 +9,7 @@ use fearless_simd::{Avx512, Level, f32x16, prelude::*, u8x64, u32x16};
 
 use super::{
     float,
-    layout::{Code, PANEL},
+    layout::{BLOCK, Code, PANEL},
 };
 use crate::{
     Isa,
@@ -200,14 +200,19 @@ pub(super) fn decode_plain(
     code: Code,
     codes: &[u8],
     offsets: &[u8; PANEL],
+    half_scales: Option<&[[f32; PANEL]; 2]>,
     out: &mut [[u32; PANEL]],
 ) {
-    // So many that the values stay in the first-level cache.
-    const AT_ONCE: usize = 8;
+    // A block, whose values stay in the first-level cache.
+    const AT_ONCE: usize = BLOCK / 2;
     let mut values = [[0.0; PANEL]; 2 * AT_ONCE];
     let bytes_at_once = 2 * AT_ONCE * PANEL * code.bits() / 8;
     for (codes, out) in codes.chunks(bytes_at_once).zip(out.chunks_mut(AT_ONCE)) {
-        float::decode_plain(code, codes, offsets, &mut values[..2 * out.len()]);
+        let values = &mut values[..2 * out.len()];
+        float::decode_plain(code, codes, offsets, values);
+        if let Some(scales) = half_scales {
+            float::scale_halves(scales, values);
+        }
         for ([first, second], out) in values.as_chunks::<2>().0.iter().zip(out) {
             for ((out, first), second) in out.iter_mut().zip(first).zip(second) {
                 *out = first.to_bits() >> 16 | second.to_bits();

@@ -9,7 +9,7 @@ use super::pairs::{self, Bf16Dot};
 use super::{
     float::{self, Chain, PairCodes, with_codes},
     inputs::{Inputs, Step, Tile},
-    int::{self, Baseline, ByteCodes, Dot, Native},
+    int::{self, Baseline, BlockScales, ByteCodes, Dot, Native},
     layout::{Activation, Code, Group, Line, PANEL, PanelLayout, PanelScale},
 };
 use crate::{
@@ -74,13 +74,15 @@ pub fn product_into(
     let per_row = layout.padded_inputs() / plan.step().n_inputs();
     assert_eq!(plan.words_per_row(), per_row, "product_into: inputs of the layout");
     assert_eq!(plan.step(), Step::of(plan.isa(), layout.activation()), "product_into: activation");
+    let per_block = if layout.has_halves() { 2 } else { 1 };
+    assert_eq!(plan.sums_per_block(), per_block, "product_into: halves of blocks");
     let on_a_line = bytemuck::try_cast_slice::<u8, f32>(panel).is_ok();
     assert!(on_a_line, "product_into: panels start on a line");
     if sums.is_empty() {
         return;
     }
     sums.fill([0.0; PANEL]);
-    let job = Job { layout, panel, inputs, tiles, scratch, sums };
+    let job = Job { layout, panel, inputs, tiles, scratch, sums: &mut *sums };
     let isa = plan.isa();
     match plan.step() {
         #[cfg(target_arch = "x86_64")]
@@ -105,6 +107,11 @@ pub fn product_into(
         },
         _ => dispatch!(isa.token(), simd => floats(simd, job)),
     }
+    if let Some(scales) = layout.output_scales(panel) {
+        for (sum, scale) in sums.iter_mut().flat_map(|sums| sums.iter_mut().zip(&scales)) {
+            *sum *= scale;
+        }
+    }
 }
 
 struct Job<'a> {
@@ -116,9 +123,10 @@ struct Job<'a> {
     sums: &'a mut [[f32; PANEL]],
 }
 
-/// Whether the sums of a group are scaled, and not its weights.
+/// Whether the sums of a group are scaled, and not its weights. Those times scales of halves are BF16.
 fn scales_sums(layout: &PanelLayout) -> bool {
-    layout.activation() == Activation::Bf16 && layout.scale() != PanelScale::Absent
+    layout.activation() == Activation::Bf16
+        && !matches!(layout.scale(), PanelScale::Absent | PanelScale::E4M3)
 }
 
 /// Runs `add` on the sums of a row: those of the product, or of a group, which are then scaled and added.
@@ -286,9 +294,12 @@ fn decode<S: Simd, const N: usize>(
         C, M => float::decode_into::<S, C, M, N>(simd, codes, &scales, out),
         _ => {
             float::decode_plain(layout.code(), codes, &part.group.offsets(layout), out);
+            if layout.has_halves() {
+                float::scale_halves(&part.group.half_scales(), out);
+            }
             if layout.activation() == Activation::Bf16 {
                 out.as_chunks_mut::<2>().0.iter_mut().for_each(|pair| pair.swap(0, 1));
-            } else if layout.scale() != PanelScale::Absent {
+            } else if !matches!(layout.scale(), PanelScale::Absent | PanelScale::E4M3) {
                 for out in out {
                     for (out, scale) in out.iter_mut().zip(&scales) {
                         *out *= scale;
@@ -371,28 +382,35 @@ fn for_sums<S: Simd>(
 
 #[inline(always)]
 fn quads<S: Simd>(simd: S, by: impl Dot, job: Job<'_>) {
-    match job.layout.code() {
-        Code::E2M1 => quads_of::<S, int::Nibbles<true>>(simd, by, job),
-        Code::Int4 => quads_of::<S, int::Nibbles<false>>(simd, by, job),
-        _ => quads_of::<S, int::Int8>(simd, by, job),
+    use int::{E4M3Scales, E8M0Scales, F32Scales, Int8, Nibbles};
+
+    match (job.layout.code(), job.layout.scale()) {
+        (Code::E2M1, PanelScale::E4M3) => {
+            quads_of::<S, Nibbles<true>, E4M3Scales>(simd, by, job);
+        }
+        (Code::E2M1, _) => quads_of::<S, Nibbles<true>, E8M0Scales>(simd, by, job),
+        (Code::Int4, PanelScale::F32Zero) => {
+            quads_of::<S, Nibbles<false>, F32Scales<true>>(simd, by, job);
+        }
+        (Code::Int4, _) => quads_of::<S, Nibbles<false>, F32Scales<false>>(simd, by, job),
+        (Code::MxInt8, _) => quads_of::<S, Int8<true>, E8M0Scales>(simd, by, job),
+        (_, PanelScale::F32Zero) => quads_of::<S, Int8<false>, F32Scales<true>>(simd, by, job),
+        _ => quads_of::<S, Int8<false>, F32Scales<false>>(simd, by, job),
     }
 }
 
 #[inline(always)]
-fn quads_of<S: Simd, C: ByteCodes>(simd: S, by: impl Dot, job: Job<'_>) {
-    match (S::f32s::LEN, job.layout.scale() == PanelScale::F32Zero) {
-        (16, false) => quads_at::<S, C, false, 4>(simd, by, job),
-        (16, true) => quads_at::<S, C, true, 4>(simd, by, job),
-        (8, false) => quads_at::<S, C, false, 8>(simd, by, job),
-        (8, true) => quads_at::<S, C, true, 8>(simd, by, job),
-        (_, false) => quads_at::<S, C, false, 16>(simd, by, job),
-        (_, true) => quads_at::<S, C, true, 16>(simd, by, job),
+fn quads_of<S: Simd, C: ByteCodes, K: BlockScales>(simd: S, by: impl Dot, job: Job<'_>) {
+    match S::f32s::LEN {
+        16 => quads_at::<S, C, K, 4>(simd, by, job),
+        8 => quads_at::<S, C, K, 8>(simd, by, job),
+        _ => quads_at::<S, C, K, 16>(simd, by, job),
     }
 }
 
-/// `ZERO`: there are zero points. `N` is the number of vectors of a panel.
+/// `N` is the number of vectors of a panel.
 #[inline(always)]
-fn quads_at<S: Simd, C: ByteCodes, const ZERO: bool, const N: usize>(
+fn quads_at<S: Simd, C: ByteCodes, K: BlockScales, const N: usize>(
     simd: S,
     by: impl Dot,
     job: Job<'_>,
@@ -400,8 +418,8 @@ fn quads_at<S: Simd, C: ByteCodes, const ZERO: bool, const N: usize>(
     let Job { layout, panel, inputs, tiles, sums, .. } = job;
     let x = inputs.tile(tiles.start, 0, layout.padded_inputs());
     match sums {
-        [sums] => int::one_row::<S, C, ZERO, N>(simd, by, layout, panel, x, sums),
-        sums => int::rows::<S, C, ZERO, N>(simd, by, layout, panel, x, sums),
+        [sums] => int::one_row::<S, C, K, N>(simd, by, layout, panel, x, sums),
+        sums => int::rows::<S, C, K, N>(simd, by, layout, panel, x, sums),
     }
 }
 
@@ -453,7 +471,11 @@ mod x86 {
                     Code::E5M2 => {
                         pairs::decode_into::<pairs::Float8<5>>(token.level(), codes, weights);
                     }
-                    _ => pairs::decode_plain(code, codes, &part.group.offsets(layout), weights),
+                    _ => {
+                        let offsets = part.group.offsets(layout);
+                        let halves = layout.has_halves().then(|| part.group.half_scales());
+                        pairs::decode_plain(code, codes, &offsets, halves.as_ref(), weights);
+                    }
                 }
                 (code, codes) = (Code::Bf16, bytemuck::cast_slice(weights));
             }

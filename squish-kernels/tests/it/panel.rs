@@ -1,7 +1,7 @@
 use squish_bench::{Aligned, input::Rng};
 use squish_kernels::{
     Isa,
-    element::E8M0,
+    element::{E4M3, E8M0, Element},
     panel::{
         Activation, BLOCK, Code, InputPlan, Inputs, LivePairs, Output, PANEL, PanelLayout,
         PanelScale, PanelSource, ProductScratch, pack_panel, product_into, sparse_into,
@@ -13,7 +13,9 @@ struct Weights {
     layout: PanelLayout,
     n_outputs: usize,
     codes: Vec<u8>,
+    /// Of halves of blocks where these have scales.
     scale_bits: Vec<u32>,
+    output_scales: Vec<f32>,
     zero_points: Vec<i8>,
 }
 
@@ -31,21 +33,24 @@ impl Weights {
                     // All codes but those that are not finite.
                     Code::E4M3 => vec![(rng.below(127) + 128 * rng.below(2)) as u8],
                     Code::E5M2 => vec![(rng.below(124) + 128 * rng.below(2)) as u8],
-                    Code::Int8 => vec![rng.below(256) as u8],
+                    Code::Int8 | Code::MxInt8 => vec![rng.below(256) as u8],
                     _ => vec![rng.below(16) as u8],
                 }
             })
             .collect();
-        let n_scales = n_outputs * layout.n_groups();
+        let n_scales = n_outputs * scales_per_output(&layout);
         let scale_bits = (0..n_scales)
             .map(|_| match layout.scale() {
                 PanelScale::E8M0 => 120 + rng.below(12) as u32,
+                PanelScale::E4M3 => 1 + rng.below(120) as u32,
                 _ => (rng.uniform() + 0.01).to_bits(),
             })
             .collect();
         let most = if layout.code() == Code::Int4 { 8 } else { 128 };
         let zero_points = (0..n_scales).map(|_| (rng.below(2 * most) as i64 - most as i64) as i8);
-        Self { layout, n_outputs, codes, scale_bits, zero_points: zero_points.collect() }
+        let zero_points = zero_points.collect();
+        let output_scales = (0..n_outputs).map(|_| rng.uniform() + 0.01).collect();
+        Self { layout, n_outputs, codes, scale_bits, output_scales, zero_points }
     }
 
     fn panel(&self) -> Aligned<u8> {
@@ -58,11 +63,13 @@ impl Weights {
     /// The product by the definition.
     fn product(&self, isa: Isa, output: usize, x: &[f32]) -> f32 {
         let Self { layout, .. } = self;
-        let groups = output * layout.n_groups()..(output + 1) * layout.n_groups();
+        let n_scales = scales_per_output(layout);
+        let groups = output * n_scales..(output + 1) * n_scales;
         let scales: Vec<f32> = self.scale_bits[groups.clone()]
             .iter()
             .map(|&bits| match layout.scale() {
                 PanelScale::E8M0 => E8M0::from_bits(bits as u8).to_f32(),
+                PanelScale::E4M3 => E4M3::from_bits(bits as u8).to_f32(),
                 _ => f32::from_bits(bits),
             })
             .collect();
@@ -71,10 +78,11 @@ impl Weights {
             code: layout.code(),
             activation: layout.activation(),
             codes: &self.codes[output * row..(output + 1) * row],
-            group: layout.group(),
+            group: scale_group(layout),
             scales: (layout.scale() != PanelScale::Absent).then_some(&scales),
             zero_points: (layout.scale() == PanelScale::F32Zero)
                 .then_some(&self.zero_points[groups]),
+            output_scale: (layout.scale() == PanelScale::E4M3).then(|| self.output_scales[output]),
         }
         .product(isa, x)
     }
@@ -87,11 +95,27 @@ impl PanelSource for Weights {
     }
 
     fn scale_bits(&self, output: usize, group: usize) -> u32 {
-        self.scale_bits[output * self.layout.n_groups() + group]
+        self.scale_bits[output * scales_per_output(&self.layout) + group]
+    }
+
+    fn output_scale(&self, output: usize) -> f32 {
+        self.output_scales[output]
     }
 
     fn zero_point(&self, output: usize, group: usize) -> i8 {
         self.zero_points[output * self.layout.n_groups() + group]
+    }
+}
+
+/// Inputs that share a scale.
+fn scale_group(layout: &PanelLayout) -> usize {
+    if layout.scale() == PanelScale::E4M3 { BLOCK / 2 } else { layout.group() }
+}
+
+fn scales_per_output(layout: &PanelLayout) -> usize {
+    match layout.scale() {
+        PanelScale::E4M3 => layout.n_inputs().div_ceil(BLOCK / 2),
+        _ => layout.n_groups(),
     }
 }
 
@@ -106,7 +130,7 @@ fn products(
     let plan = InputPlan::new(isa, layout, n_rows);
     let mut words = vec![0; n_rows * plan.words_per_row()];
     let mut scales = vec![0.0; n_rows * plan.blocks_per_row()];
-    let mut sums = vec![0; scales.len()];
+    let mut sums = vec![0; n_rows * plan.sums_per_row()];
     let n = layout.n_inputs();
     for idx in 0..plan.n_tiles() {
         let rows = plan.tile(idx);
@@ -116,7 +140,7 @@ fn products(
             |i| &x[(rows.start + i) * n..(rows.start + i + 1) * n],
             &mut words[part(plan.words_per_row())],
             &mut scales[part(plan.blocks_per_row())],
-            &mut sums[part(plan.blocks_per_row())],
+            &mut sums[part(plan.sums_per_row())],
         );
     }
     let inputs = Inputs { plan: &plan, words: &words, scales: &scales, sums: &sums };
@@ -136,8 +160,13 @@ fn products(
 fn layouts(n_inputs: usize, group: usize) -> impl Iterator<Item = PanelLayout> {
     Code::ALL.into_iter().flat_map(move |code| {
         Activation::ALL.into_iter().flat_map(move |activation| {
-            let scales =
-                [PanelScale::Absent, PanelScale::F32, PanelScale::F32Zero, PanelScale::E8M0];
+            let scales = [
+                PanelScale::Absent,
+                PanelScale::F32,
+                PanelScale::F32Zero,
+                PanelScale::E8M0,
+                PanelScale::E4M3,
+            ];
             scales
                 .into_iter()
                 .filter_map(move |scale| PanelLayout::new(code, activation, scale, n_inputs, group))
@@ -209,12 +238,16 @@ fn products_are_within_the_bound_of_their_mode() {
                 let (mut exact, mut magnitude) = (0.0, 0.0);
                 for (k, &x) in x.iter().enumerate() {
                     let at = output * n_inputs + k;
-                    let group = output * layout.n_groups() + k / layout.group();
+                    let group = output * scales_per_output(&layout) + k / scale_group(&layout);
                     let mut w = f64::from(code.value(&weights.codes[at * code.n_bytes()..]));
                     match layout.scale() {
                         PanelScale::Absent => {}
                         PanelScale::E8M0 => {
                             w *= f64::from(weights.scale_bits[group] as i32 - 127).exp2();
+                        }
+                        PanelScale::E4M3 => {
+                            let scale = E4M3::from_bits(weights.scale_bits[group] as u8);
+                            w *= f64::from(scale.to_f32() * weights.output_scales[output]);
                         }
                         _ => {
                             if layout.scale() == PanelScale::F32Zero {
@@ -263,6 +296,7 @@ fn extreme_scales_and_codes_and_inputs_follow_the_definition() {
             let of_float = [1e-40_f32, f32::MIN_POSITIVE, 1e30, 1.0];
             *bits = match layout.scale() {
                 PanelScale::E8M0 => [0, 1, 254, 255, 127, 126, 128][i % 7],
+                PanelScale::E4M3 => [0, 1, 0x7e, 0x7f, 0x81, 0xff, 0x38][i % 7],
                 _ => of_float[i % 4].to_bits(),
             };
         }

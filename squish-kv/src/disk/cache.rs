@@ -28,9 +28,7 @@ impl<E: KvElement> PagedKvCache<E> {
             format::header_into(arena, cached, &mut header);
             let content = || [&header[..]].into_iter().chain(arena.block_bytes(block));
             let sum = format::sum(content());
-            store
-                .store(&hash, &mut content().chain([&sum[..]]))
-                .map_err(DiskError::of(hash))?;
+            store.store(&hash, &mut content().chain([&sum[..]])).map_err(DiskError::of(hash))?;
             n_saved += 1;
         }
         Ok(n_saved)

@@ -46,12 +46,7 @@ fn computed<E: KvElement>(
 }
 
 /// The rows of a token depend on its place.
-fn append<E: KvElement>(
-    cache: &mut PagedKvCache<E>,
-    id: SequenceId,
-    tokens: &[u32],
-    first: usize,
-) {
+fn append<E: KvElement>(cache: &mut PagedKvCache<E>, id: SequenceId, tokens: &[u32], first: usize) {
     let mut step = cache.begin(&[(id, tokens.len())]).unwrap();
     for layer in 0..SHAPE.n_layers {
         let [k, v] = [SHAPE.key_dim, SHAPE.value_dim].map(|width| {
@@ -326,7 +321,8 @@ fn a_folder_is_a_store() {
         fs::remove_file(name).unwrap();
     }
     assert_eq!(first.save_blocks(id, &store).unwrap(), 3);
-    let now = files(folder.path()).iter().map(|x| fs::metadata(x).unwrap().len()).collect::<Vec<_>>();
+    let now =
+        files(folder.path()).iter().map(|x| fs::metadata(x).unwrap().len()).collect::<Vec<_>>();
     assert_eq!(now, lens);
 }
 
@@ -350,7 +346,8 @@ fn what_was_not_used_for_longest_goes_first() {
         age(&path(hash), seconds);
     }
     // What another process is writing stays; what one has left behind does not.
-    let [fresh, old] = ["1-0.partial", "2-0.partial"].map(|name| path(&hashes[0]).with_extension(name));
+    let [fresh, old] =
+        ["1-0.partial", "2-0.partial"].map(|name| path(&hashes[0]).with_extension(name));
     for partial in [&fresh, &old] {
         fs::write(partial, b"half").unwrap();
     }

@@ -32,8 +32,8 @@ use crate::error::{Error, Result};
 const HEADER: usize = 128;
 const MAGIC: [u8; 8] = *b"SQUISHPM";
 const VERSION: u32 = 1;
-const SCALES: [PanelScale; 4] =
-    [PanelScale::Absent, PanelScale::F32, PanelScale::F32Zero, PanelScale::E8M0];
+const SCALES: [PanelScale; 5] =
+    [PanelScale::Absent, PanelScale::F32, PanelScale::F32Zero, PanelScale::E8M0, PanelScale::E4M3];
 
 impl<B: AsRef<[Line]>> PackedMatrix<B> {
     /// Bytes that [`write`](Self::write) makes.

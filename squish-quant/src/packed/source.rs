@@ -1,19 +1,26 @@
 //! The tensors of this crate as what panels are packed from.
 
-use squish_kernels::panel::{PanelScale, PanelSource};
+use squish_kernels::{
+    element::{E2M3, E3M2, E4M3, Element, Overflow},
+    panel::{PanelScale, PanelSource},
+};
 
 use super::{Dense, Weights};
 use crate::{
+    bits::unpack_into,
     error::{Error, Result},
     granularity::{Granularity, n_elements},
     int::IntFormat,
-    mx::MX_BLOCK,
+    mx::{MX_BLOCK, MxFormat},
+    nvfp4::{GlobalScale, NVFP4_BLOCK},
 };
 
 /// Weights whose bytes have been counted.
 pub(super) struct Source<'a> {
     weights: Weights<'a>,
     n_inputs: usize,
+    /// The E4M3 of codes of six bits.
+    six_bits: [u8; 64],
 }
 
 impl<'a> Source<'a> {
@@ -24,13 +31,18 @@ impl<'a> Source<'a> {
             let n_bytes = n_bytes.ok_or(Error::TooLarge { shape })?;
             Error::check_length("bytes", n_bytes, bytes.len())?;
         }
-        Ok(Self { weights, n_inputs: shape[1] })
+        let six_bits = match weights {
+            Weights::Mx(tensor) => widened(tensor.format()),
+            _ => [0; 64],
+        };
+        Ok(Self { weights, n_inputs: shape[1], six_bits })
     }
 
     pub(super) fn scale(&self) -> PanelScale {
         match &self.weights {
             Weights::Dense { .. } => PanelScale::Absent,
             Weights::Mx(_) => PanelScale::E8M0,
+            Weights::NvFp4(_) => PanelScale::E4M3,
             Weights::Int(tensor) if tensor.zero_points().is_some() => PanelScale::F32Zero,
             Weights::Fp8(_) | Weights::Int(_) => PanelScale::F32,
         }
@@ -41,7 +53,8 @@ impl<'a> Source<'a> {
         match &self.weights {
             Weights::Dense { .. } => self.n_inputs,
             Weights::Fp8(tensor) => columns(tensor.granularity(), self.n_inputs),
-            Weights::Mx(_) => MX_BLOCK,
+            // NVFP4 has two scales in it.
+            Weights::Mx(_) | Weights::NvFp4(_) => MX_BLOCK,
             Weights::Int(tensor) => columns(tensor.granularity(), self.n_inputs),
         }
     }
@@ -88,7 +101,21 @@ impl PanelSource for Source<'_> {
                 codes.copy_from_slice(&tensor.codes()[start..start + codes.len()]);
             }
             Weights::Int(tensor) => nibbles(tensor.codes(), start, codes),
-            Weights::Mx(tensor) => nibbles(tensor.codes(), start, codes),
+            Weights::NvFp4(tensor) => nibbles(tensor.codes(), start, codes),
+            Weights::Mx(tensor) => match tensor.format().code_bits() {
+                4 => nibbles(tensor.codes(), start, codes),
+                6 => {
+                    // A whole block: rows have no others.
+                    unpack_into::<6>(
+                        &tensor.codes()[start / 4 * 3..][..codes.len() / 4 * 3],
+                        codes,
+                    );
+                    for code in codes {
+                        *code = self.six_bits[usize::from(*code)];
+                    }
+                }
+                _ => codes.copy_from_slice(&tensor.codes()[start..start + codes.len()]),
+            },
         }
     }
 
@@ -106,6 +133,19 @@ impl PanelSource for Source<'_> {
             Weights::Mx(tensor) => {
                 u32::from(tensor.scales()[output * (self.n_inputs / MX_BLOCK) + group])
             }
+            Weights::NvFp4(tensor) => {
+                u32::from(tensor.scales()[output * (self.n_inputs / NVFP4_BLOCK) + group])
+            }
+        }
+    }
+
+    fn output_scale(&self, _: usize) -> f32 {
+        match &self.weights {
+            Weights::NvFp4(tensor) => match tensor.global() {
+                GlobalScale::Multiply(factor) => factor,
+                GlobalScale::Divide(divisor) => 1.0 / divisor,
+            },
+            _ => 1.0,
         }
     }
 
@@ -114,9 +154,20 @@ impl PanelSource for Source<'_> {
             Weights::Int(tensor) => tensor.zero_points().map_or(0, |zero_points| {
                 zero_points[self.scale_idx(tensor.granularity(), output, group)]
             }),
-            Weights::Dense { .. } | Weights::Fp8(_) | Weights::Mx(_) => 0,
+            Weights::Dense { .. } | Weights::Fp8(_) | Weights::Mx(_) | Weights::NvFp4(_) => 0,
         }
     }
+}
+
+/// The E4M3 of each code of six bits, which has the same value.
+fn widened(format: MxFormat) -> [u8; 64] {
+    std::array::from_fn(|code| {
+        let value = match format {
+            MxFormat::MxFp6E3M2 => E3M2::from_bits(code as u8).to_f32(),
+            _ => E2M3::from_bits(code as u8).to_f32(),
+        };
+        E4M3::from_f32(value, Overflow::Saturate).to_bits()
+    })
 }
 
 /// Codes that stand two in a byte, the earlier in its lower half. The first of a row stands in one: rows have whole bytes.

@@ -99,7 +99,7 @@ impl Workspace {
         let plan = InputPlan::new(isa, layout, x.nrows());
         words.resize(x.nrows() * plan.words_per_row(), 0);
         scales.resize(x.nrows() * plan.blocks_per_row(), 0.0);
-        sums.resize(x.nrows() * plan.blocks_per_row(), 0);
+        sums.resize(x.nrows() * plan.sums_per_row(), 0);
         let (mut words_left, mut scales_left, mut sums_left) =
             (&mut words[..], &mut scales[..], &mut sums[..]);
         for first in (0..plan.n_tiles()).step_by(MOST_TILES) {
@@ -114,7 +114,7 @@ impl Workspace {
                         .split_off_mut(..n_rows * plan.words_per_row())
                         .expect(RESIZED),
                     scales: scales_left.split_off_mut(..n_blocks).expect(RESIZED),
-                    sums: sums_left.split_off_mut(..n_blocks).expect(RESIZED),
+                    sums: sums_left.split_off_mut(..n_rows * plan.sums_per_row()).expect(RESIZED),
                 });
             }
             let prepare = |tile: &mut Option<Tile<'_>>| {

@@ -8,8 +8,9 @@ use squish_kernels::{
     panel::{Code, Output},
 };
 use squish_quant::{
-    Activation, Epilogue, Error, Fp8Format, Fp8Quantizer, Granularity, IntFormat, IntQuantizer,
-    MxQuantizer, PackedMatrix, PackedView, Product, Symmetry, Weights, Workspace,
+    Activation, Epilogue, Error, Fp8Format, Fp8Quantizer, GlobalDirection, Granularity, IntFormat,
+    IntQuantizer, MxFormat, MxQuantizer, NvFp4Quantizer, PackedMatrix, PackedView, Product,
+    Symmetry, Weights, Workspace,
     ndarray::{Array2, ArrayView2, Axis, s},
     packed::{Dense, Gate, Line, Verify, checksum},
 };
@@ -144,8 +145,16 @@ fn rounded_modes_are_those_of_the_definition() {
             let codes: Vec<u8> = row.iter().flat_map(|byte| [byte & 15, byte >> 4]).collect();
             let scales = Some(&scales[i * cols / 32..(i + 1) * cols / 32]);
             let code = Code::E2M1;
-            Output { code, activation, codes: &codes, group: 32, scales, zero_points: None }
-                .product(isa, &x_row)
+            Output {
+                code,
+                activation,
+                codes: &codes,
+                group: 32,
+                scales,
+                zero_points: None,
+                output_scale: None,
+            }
+            .product(isa, &x_row)
         });
     }
     let granularity = Granularity::Block1d(64);
@@ -157,7 +166,7 @@ fn rounded_modes_are_those_of_the_definition() {
         let codes = &tensor.codes()[i * cols..(i + 1) * cols];
         let scales = Some(&tensor.scales()[i * 3..(i + 1) * 3]);
         let (code, activation) = (Code::E4M3, Activation::Bf16);
-        Output { code, activation, codes, group: 64, scales, zero_points: None }
+        Output { code, activation, codes, group: 64, scales, zero_points: None, output_scale: None }
             .product(isa, &x_row)
     });
     for format in [IntFormat::Int8, IntFormat::Int4] {
@@ -178,8 +187,16 @@ fn rounded_modes_are_those_of_the_definition() {
                 let groups = i * 3..(i + 1) * 3;
                 let scales = Some(&tensor.scales()[groups.clone()]);
                 let zero_points = Some(&zero_points[groups]);
-                Output { code, activation, codes: &codes, group: 64, scales, zero_points }
-                    .product(isa, &x_row)
+                Output {
+                    code,
+                    activation,
+                    codes: &codes,
+                    group: 64,
+                    scales,
+                    zero_points,
+                    output_scale: None,
+                }
+                .product(isa, &x_row)
             });
         }
     }
@@ -493,5 +510,70 @@ proptest! {
         let lines = on_a_line(&bytes);
         let aligned: &[u8] = bytemuck::cast_slice(&lines);
         let _ = PackedView::from_bytes(&aligned[..bytes.len()], Verify::All);
+    }
+}
+
+/// The product in the F32 mode is that of the decoded weights; the others round inputs alone.
+#[test]
+fn products_of_microscaling_formats_are_those_of_their_values() {
+    let (n_outputs, n_inputs, n_rows) = (70, 160, 3);
+    let weight = Array2::from_shape_fn([n_outputs, n_inputs], |(row, col)| {
+        ((row * n_inputs + col) as f32 * 0.37).sin() * (1.0 + (col % 7) as f32)
+    });
+    let x = Array2::from_shape_fn([n_rows, n_inputs], |(row, col)| {
+        ((row * n_inputs + col) as f32 * 0.11).cos()
+    });
+    let mut packed = Vec::new();
+    for format in MxFormat::ALL {
+        let tensor =
+            MxQuantizer { format, ..MxQuantizer::default() }.encode(weight.view()).expect("finite");
+        for activation in Activation::ALL {
+            if let Ok(matrix) = PackedMatrix::pack(&tensor, activation) {
+                packed.push((format.name(), activation, matrix, tensor.decode()));
+            }
+        }
+    }
+    for direction in [GlobalDirection::Multiply, GlobalDirection::Divide] {
+        let quantizer = NvFp4Quantizer { direction, ..NvFp4Quantizer::default() };
+        let tensor = quantizer.encode(weight.view()).expect("finite");
+        for activation in Activation::ALL {
+            let matrix = PackedMatrix::pack(&tensor, activation).expect("all modes");
+            packed.push(("nvfp4", activation, matrix, tensor.decode()));
+        }
+    }
+    // Of MXFP8 and MXFP6 two modes each.
+    assert_eq!(packed.len(), 2 * 3 + 4 * 2 + 2 * 3);
+    let mut workspace = Workspace::default();
+    for (format, activation, matrix, values) in packed {
+        let mut out = Array2::zeros([n_rows, n_outputs]);
+        matrix.gemm_into(&mut workspace, x.view(), out.view_mut()).expect("shapes");
+        for ((row, output), &got) in out.indexed_iter() {
+            let terms = x
+                .row(row)
+                .iter()
+                .zip(values.row(output))
+                .map(|(x, w)| {
+                    let product = f64::from(*x) * f64::from(*w);
+                    (product, product.abs())
+                })
+                .collect::<Vec<_>>();
+            let exact: f64 = terms.iter().map(|term| term.0).sum();
+            let magnitude: f64 = terms.iter().map(|term| term.1).sum();
+            let of_inputs = match activation {
+                Activation::F32 => 0.0,
+                Activation::Bf16 => 2f64.powi(-9),
+                Activation::Q8 => 4.0 / 254.0,
+            };
+            let bound = magnitude * (of_inputs + n_inputs as f64 * f64::from(f32::EPSILON));
+            let error = (f64::from(got) - exact).abs();
+            assert!(error <= bound, "{format} {activation:?}: {got} is not {exact}");
+        }
+        // Saved and read again it is the same.
+        let mut bytes = Vec::new();
+        matrix.write(&mut bytes).expect("memory");
+        let lines: Vec<Line> = bytes.as_chunks().0.iter().map(|&line| Line(line)).collect();
+        let view =
+            PackedView::from_bytes(bytemuck::cast_slice(&lines), Verify::All).expect("saved");
+        assert_eq!((view.shape(), view.lines()), (matrix.shape(), matrix.lines()), "{format}");
     }
 }

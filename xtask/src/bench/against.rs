@@ -156,8 +156,7 @@ fn suites(executables: Vec<Executable>) -> BTreeMap<String, Executable> {
 /// The fastest sample of each row's `ours`.
 fn fastest(round: RoundResult) -> Vec<(Key, f64)> {
     let by_criterion = round.measured.into_iter().filter(|measured| measured.variant == "ours");
-    let mut out: Vec<(Key, f64)> =
-        by_criterion.map(|m| ((m.id, m.shape), least(&m.ns))).collect();
+    let mut out: Vec<(Key, f64)> = by_criterion.map(|m| ((m.id, m.shape), least(&m.ns))).collect();
     for described in round.described {
         let in_turn = described.variants.into_iter().find(|v| v.name == "ours" && !v.ns.is_empty());
         if let Some(ours) = in_turn {

@@ -28,9 +28,8 @@ fn shares(results: &Results) -> Option<Chart> {
 /// Time of a decode step by the tokens of the context.
 fn decode(results: &Results) -> Option<Chart> {
     const HEADS: &str = "32q8kv_";
-    let tokens = |shape: &str| -> Option<f64> {
-        shape.strip_prefix(HEADS)?.split('x').next()?.parse().ok()
-    };
+    let tokens =
+        |shape: &str| -> Option<f64> { shape.strip_prefix(HEADS)?.split('x').next()?.parse().ok() };
     let mut series: Vec<Series> = Vec::new();
     for row in results.rows.iter().filter(|row| row.row.id.starts_with("attention/decode")) {
         let (Some(tokens), Some(ours)) = (tokens(&row.row.shape), row.variant("ours")) else {
