@@ -80,11 +80,11 @@ fn growth(results: &Results) -> Option<Chart> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::verdict::tests::{results, row};
+    use crate::verdict::tests::{probe, results, row};
 
     #[test]
     fn charts_show_the_rows_that_they_are_for() {
-        let mut results = results(Vec::new(), Vec::new());
+        let mut results = results(vec![probe(100.0)], Vec::new());
         let with = |id: &str, shape: &str, table, ns: f64| {
             let mut row = row(Vec::new());
             (row.row.id, row.row.shape, row.row.table) = (id.into(), shape.into(), table);
