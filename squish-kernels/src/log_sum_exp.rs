@@ -111,8 +111,18 @@ macro_rules! log_sum_exp_of {
 
 log_sum_exp_of!(f32, bf16, f16);
 
-/// Elements per block: 4 KiB of `f32`, so that a block which is read twice is read from L1, and enough that its end costs little.
-const BLOCK: usize = 1024;
+/// Elements per block: up to 4 KiB of `f32`, so that a block which is read twice is read from L1, and enough that its end costs little.
+///
+/// Each of a block's sums has [`ADDED`] elements on every level: the error of an `f32` sum grows with them.
+const fn block_len(lanes: usize) -> usize {
+    ADDED * SUMS * lanes
+}
+
+/// Elements of each lane of a sum.
+const ADDED: usize = 16;
+
+/// Vectors of sums.
+const SUMS: usize = 4;
 
 /// How far an element may lie above the reference before the reference moves. The exponential's relative error grows with
 /// the distance, to 2^-22 here.
@@ -121,10 +131,11 @@ const HEADROOM: f32 = 8.0;
 #[inline(always)]
 fn log_sum_exp_lanes<S: Simd, T: Real>(simd: S, x: &[T]) -> f64 {
     // −∞ cannot be subtracted; what follows masked elements moves the reference.
-    let first = largest(simd, &x[..x.len().min(BLOCK)]);
+    let block_len = block_len(S::f32s::LEN);
+    let first = largest(simd, &x[..x.len().min(block_len)]);
     let mut m = if first == f32::NEG_INFINITY { 0.0 } else { first };
     let mut sum = 0.0_f64;
-    for block in x.chunks(BLOCK) {
+    for block in x.chunks(block_len) {
         let (mut added, most) = sum_and_max(simd, m, block);
         // Below the reference only while all before was masked, and the reference stands for nothing.
         let is_first = sum == 0.0 && most > f32::NEG_INFINITY;
@@ -161,7 +172,7 @@ fn largest<S: Simd, T: Real>(simd: S, x: &[T]) -> f32 {
 #[inline(always)]
 fn sum_and_max<S: Simd, T: Real>(simd: S, m: f32, x: &[T]) -> (f32, f32) {
     let m = S::f32s::splat(simd, m);
-    let states: [_; 4] = fold_states(
+    let states: [_; SUMS] = fold_states(
         simd,
         x,
         f32::NEG_INFINITY,
