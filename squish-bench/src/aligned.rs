@@ -25,7 +25,7 @@ impl<T: Copy + Default> Aligned<T> {
     ///
     /// # Panics
     ///
-    /// If the size of `T` does not divide [`LINE`].
+    /// If the size of `T` does not divide [`LINE`], or there is no memory for them.
     #[must_use]
     pub fn zeroed(len: usize) -> Self {
         let size = size_of::<T>();
@@ -33,9 +33,7 @@ impl<T: Copy + Default> Aligned<T> {
             size > 0 && LINE.is_multiple_of(size),
             "elements of {size} bytes do not fill a line of {LINE}"
         );
-        let mut storage = Vec::with_capacity(len + LINE / size);
-        memory::prefer_huge_pages(&mut storage);
-        storage.resize(len + LINE / size, T::default());
+        let storage = memory::filled(len + LINE / size, T::default()).expect("memory");
         let start = storage.as_ptr().align_offset(LINE);
         assert!(
             start < LINE / size,
