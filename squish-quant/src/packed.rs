@@ -198,8 +198,9 @@ impl PackedMatrix {
     ///
     /// # Errors
     ///
-    /// [`Error::Unsupported`] for an activation that the format does not have, [`Error::BlockAlign`] for groups of inputs that are no multiples of 32 and fewer than all, [`Error::Length`] if
-    /// dense bytes are too few or too many, [`Error::TooLarge`], [`Error::Memory`].
+    /// [`Error::Unsupported`] for an activation that the format does not have, [`Error::BlockAlign`] for groups of inputs
+    /// that are no multiples of 32 and fewer than all, [`Error::Length`] if dense bytes are too few or too many,
+    /// [`Error::TooLarge`], [`Error::Memory`].
     pub fn pack<'a>(weights: impl Into<Weights<'a>>, activation: Activation) -> Result<Self> {
         let weights = weights.into();
         let source = Source::new(weights)?;

@@ -78,7 +78,7 @@ impl InputPlan {
     pub fn new(isa: Isa, layout: &PanelLayout, n_rows: usize) -> Self {
         let (activation, padded) = (layout.activation(), layout.padded_inputs());
         let n_tiles = n_rows.div_ceil(most_rows(isa, Step::of(isa, activation)));
-        let sums_per_block = if layout.has_halves() { 2 } else { 1 };
+        let sums_per_block = layout.parts_per_block();
         let n_inputs = layout.n_inputs();
         Self { isa, activation, n_inputs, padded, n_rows, n_tiles, sums_per_block }
     }

@@ -257,6 +257,11 @@ impl PanelLayout {
         matches!(self.scale, PanelScale::E4M3)
     }
 
+    /// Parts of a block whose products are scaled apart.
+    pub(crate) const fn parts_per_block(&self) -> usize {
+        if self.has_halves() { 2 } else { 1 }
+    }
+
     /// Bytes of the scales of whole outputs in front of all groups.
     pub(crate) const fn prefix_bytes(&self) -> usize {
         if self.has_halves() && self.group != 0 { 4 * PANEL } else { 0 }

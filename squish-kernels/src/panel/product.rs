@@ -74,8 +74,7 @@ pub fn product_into(
     let per_row = layout.padded_inputs() / plan.step().n_inputs();
     assert_eq!(plan.words_per_row(), per_row, "product_into: inputs of the layout");
     assert_eq!(plan.step(), Step::of(plan.isa(), layout.activation()), "product_into: activation");
-    let per_block = if layout.has_halves() { 2 } else { 1 };
-    assert_eq!(plan.sums_per_block(), per_block, "product_into: halves of blocks");
+    assert_eq!(plan.sums_per_block(), layout.parts_per_block(), "product_into: halves of blocks");
     let on_a_line = bytemuck::try_cast_slice::<u8, f32>(panel).is_ok();
     assert!(on_a_line, "product_into: panels start on a line");
     if sums.is_empty() {
