@@ -26,6 +26,7 @@
 //! [`PanelLayout`] says what is where in a panel, [`pack_panel`] writes one, [`InputPlan`] and [`Inputs`] prepare rows, and
 //! [`product_into`] computes.
 
+mod columns;
 mod definition;
 mod float;
 mod inputs;
@@ -37,6 +38,7 @@ mod pairs;
 mod product;
 mod sparse;
 
+pub use columns::{COLUMN_BLOCK, ColumnLayout, LiveColumns, columns_into, pack_columns};
 #[doc(hidden)]
 pub use definition::Output;
 pub use inputs::{InputPlan, Inputs};

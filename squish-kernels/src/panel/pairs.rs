@@ -179,6 +179,43 @@ pub(super) fn one_row<'a, P: Pairs>(
     }
 }
 
+/// Adds the products of `K` inputs with the codes of a block of their columns, one after another. The second half of the outputs stands where
+/// pairs have their second inputs.
+#[inline(always)]
+pub(super) fn halves_into<P: Pairs, const K: usize>(
+    bf16_dot: Bf16Dot,
+    codes: [&[u8]; K],
+    x: [u32; K],
+    sums: &mut [f32; 2 * PANEL],
+) {
+    let token = bf16_dot.level();
+    let tables = P::tables(token);
+    let (lower, upper) = (u32x16::splat(token, 0xffff), u32x16::splat(token, 0xffff_0000));
+    for part in 0..2 {
+        let at = |v: usize, half: usize| half * PANEL + 32 * part + 16 * v;
+        let mut acc = [[zero(token); 2]; 2];
+        for (v, half) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
+            acc[v][half] = load(token, &sums[at(v, half)..at(v, half) + 16]);
+        }
+        for k in 0..K {
+            let x = [x[k], x[k] << 16].map(
+                #[inline(always)]
+                |x| u32x16::splat(token, x).into(),
+            );
+            let weights = P::decode(token, tables, codes[k], part);
+            for v in 0..2 {
+                let pair: u32x16<Avx512> = weights[v].simd_into(token);
+                // Of one output each: a weight that is infinite would meet the other's zero.
+                acc[v][0] = dot(bf16_dot, acc[v][0], (pair & lower).into(), x[0]);
+                acc[v][1] = dot(bf16_dot, acc[v][1], (pair & upper).into(), x[1]);
+            }
+        }
+        for (v, half) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
+            store(token, acc[v][half], &mut sums[at(v, half)..at(v, half) + 16]);
+        }
+    }
+}
+
 /// Decodes as many pairs of a group's codes as `out` has room for.
 #[inline(always)]
 pub(super) fn decode_into<P: Pairs>(token: Avx512, codes: &[u8], out: &mut [[u32; PANEL]]) {

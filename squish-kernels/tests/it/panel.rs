@@ -3,8 +3,9 @@ use squish_kernels::{
     Isa,
     element::{E4M3, E8M0, Element},
     panel::{
-        Activation, BLOCK, Code, InputPlan, Inputs, LivePairs, Output, PANEL, PanelLayout,
-        PanelScale, PanelSource, ProductScratch, pack_panel, product_into, sparse_into,
+        Activation, BLOCK, COLUMN_BLOCK, Code, ColumnLayout, InputPlan, Inputs, LiveColumns,
+        LivePairs, Output, PANEL, PanelLayout, PanelScale, PanelSource, ProductScratch,
+        columns_into, pack_columns, pack_panel, product_into, sparse_into,
     },
 };
 
@@ -351,6 +352,95 @@ fn a_sparse_product_is_the_dense_one_with_zeros() {
                     sparse_into(&layout, &panel, &live, &mut sums);
                     assert_eq!(bits(&sums), bits(&dense), "{isa:?} {layout:?} {keep} of 10");
                 }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_product_by_columns_is_the_definition_with_zeros() {
+    for (n_inputs, n_outputs) in [(1, 1), (64, 128), (301, 70), (517, 300)] {
+        for layout in layouts(n_inputs, n_inputs).filter(LivePairs::supports) {
+            let is_scaled = layout.scale() == PanelScale::F32;
+            let of_columns =
+                || ColumnLayout::new(layout.code(), layout.activation(), is_scaled, n_outputs);
+            let Some(columns) = of_columns().filter(|_| layout.scale() != PanelScale::E8M0) else {
+                continue;
+            };
+            let weights = Weights::new(layout, n_outputs, 21);
+            let mut bytes = Aligned::from_fn(n_inputs * columns.column_bytes(), |_| 0xa5_u8);
+            // In pieces, as threads pack.
+            let mut first = 0;
+            for piece in bytes.chunks_mut(100 * columns.column_bytes()) {
+                pack_columns(&columns, &weights, first, piece);
+                first += 100;
+            }
+            let mut scales =
+                vec![[0.0; COLUMN_BLOCK]; if is_scaled { columns.n_blocks() } else { 0 }];
+            for (scale, &bits) in scales.as_flattened_mut().iter_mut().zip(&weights.scale_bits) {
+                *scale = f32::from_bits(bits);
+            }
+            for keep in [0, 1, 5, 10] {
+                let mut rng = Rng::new(keep as u64);
+                let mut x = squish_bench::input::normal(n_inputs, 5);
+                for x in x.iter_mut() {
+                    *x = if rng.below(10) < keep { *x } else { 0.0 };
+                }
+                let live = x.iter().enumerate().filter(|(_, x)| **x != 0.0);
+                let (indices, values): (Vec<u32>, Vec<f32>) =
+                    live.map(|(i, x)| (i as u32, *x)).unzip();
+                for isa in Isa::variants() {
+                    let mut live = LiveColumns::default();
+                    live.prepare(isa, layout.activation(), &indices, &values);
+                    let mut got = vec![[f32::NAN; COLUMN_BLOCK]; columns.n_blocks()];
+                    for first in 0..columns.n_blocks() {
+                        let scales = scales.get(first..first + 1).unwrap_or_default();
+                        let sums = &mut got[first..=first];
+                        columns_into(&columns, &bytes, &live, scales, first, sums);
+                    }
+                    let want: Vec<f32> =
+                        (0..n_outputs).map(|output| weights.product(isa, output, &x)).collect();
+                    let what = format!("{isa:?} {layout:?} {n_outputs} outputs, {keep} of 10");
+                    assert_eq!(bits(&got.as_flattened()[..n_outputs]), bits(&want), "{what}");
+                    // All blocks at once.
+                    let apart =
+                        std::mem::replace(&mut got, vec![[0.5; COLUMN_BLOCK]; columns.n_blocks()]);
+                    columns_into(&columns, &bytes, &live, &scales, 0, &mut got);
+                    assert_eq!(bits(got.as_flattened()), bits(apart.as_flattened()), "{what}");
+                }
+            }
+        }
+    }
+}
+
+/// A weight that is infinite shows in its own output alone.
+#[test]
+fn outputs_of_a_column_do_not_mix() {
+    for code in [Code::F32, Code::Bf16, Code::E5M2] {
+        for activation in [Activation::F32, Activation::Bf16] {
+            let Some(layout) = ColumnLayout::new(code, activation, code == Code::E5M2, 128) else {
+                continue;
+            };
+            let (scale, at) =
+                (if layout.is_scaled() { PanelScale::F32 } else { PanelScale::Absent }, 70);
+            let panel = PanelLayout::new(code, activation, scale, 3, 3).unwrap();
+            let mut weights = Weights::new(panel, 128, 3);
+            let infinity: &[u8] = match code {
+                Code::F32 => &f32::INFINITY.to_le_bytes(),
+                Code::Bf16 => &half::bf16::INFINITY.to_le_bytes(),
+                _ => &[0x7c],
+            };
+            weights.codes[at * 3 * code.n_bytes()..][..code.n_bytes()].copy_from_slice(infinity);
+            let mut bytes = Aligned::from_fn(3 * layout.column_bytes(), |_| 0);
+            pack_columns(&layout, &weights, 0, &mut bytes);
+            let scales = vec![[1.0; COLUMN_BLOCK]; usize::from(layout.is_scaled())];
+            for isa in Isa::variants() {
+                let mut live = LiveColumns::default();
+                live.prepare(isa, activation, &[0, 2], &[1.0, 1.0]);
+                let mut sums = [[0.0; COLUMN_BLOCK]];
+                columns_into(&layout, &bytes, &live, &scales, 0, &mut sums);
+                let infinite = sums[0].iter().enumerate().filter(|(_, x)| !x.is_finite());
+                assert_eq!(infinite.map(|(i, _)| i).collect::<Vec<_>>(), [at], "{isa:?} {code:?}");
             }
         }
     }
