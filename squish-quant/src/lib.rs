@@ -38,8 +38,8 @@ pub use nvfp4::{
     GlobalDirection, GlobalScale, NVFP4_BLOCK, NvFp4Quantizer, NvFp4Tensor, NvFp4View,
 };
 pub use packed::{
-    Activation, Dense, Epilogue, Gate, PackedMatrix, PackedView, Product, Saved, Verify, Weights,
-    Workspace,
+    Activation, ColumnMatrix, Dense, Epilogue, Gate, PackedMatrix, PackedView, Product, Saved,
+    Verify, Weights, Workspace,
 };
 pub use scales::{ScaleBytes, ScaleType};
 pub use smooth::{smooth_scales, smooth_scales_into};

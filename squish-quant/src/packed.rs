@@ -55,6 +55,7 @@ use crate::{
 };
 
 mod bytes;
+mod columns;
 mod product;
 mod source;
 mod workspace;
@@ -62,6 +63,7 @@ mod workspace;
 #[doc(hidden)]
 pub use bytes::checksum;
 pub use bytes::{Saved, Verify};
+pub use columns::ColumnMatrix;
 pub use product::{Epilogue, Gate, Product};
 use source::Source;
 pub use workspace::Workspace;

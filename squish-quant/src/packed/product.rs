@@ -137,8 +137,8 @@ impl<B: AsRef<[Line]>> PackedMatrix<B> {
 
     /// The product with a row of inputs of which all are zeros but `values` at `indices`, which ascend.
     ///
-    /// Of f32, bf16 and FP8 weights it reads the codes of these inputs alone, in pairs of neighbors; others are multiplied
-    /// as a whole. The result has the bits of the whole product, but for the sign of a zero, unless a weight is NaN or
+    /// Of f32, bf16 and FP8 weights it reads the codes of these inputs alone, in pairs of neighbors ([`ColumnMatrix`](super::ColumnMatrix) is
+    /// faster where most are left); others are multiplied as a whole. The result has the bits of the whole product, but for the sign of a zero, unless a weight is NaN or
     /// infinite that a zero would meet.
     ///
     /// # Errors
@@ -151,17 +151,8 @@ impl<B: AsRef<[Line]>> PackedMatrix<B> {
         values: &[f32],
         y: &mut [f32],
     ) -> Result<()> {
-        let [n_outputs, n] = self.shape();
-        Error::check_length("values", indices.len(), values.len())?;
-        Error::check_length("y", n_outputs, y.len())?;
-        let mut least = 0;
-        for (index, &value) in indices.iter().enumerate() {
-            let value = value as usize;
-            if value < least || value >= n {
-                return Err(Error::Indices { what: "indices", index, value, n });
-            }
-            least = value + 1;
-        }
+        check_live(self.shape(), indices, values, y)?;
+        let n = self.shape()[1];
         let weights = self.view();
         let isa = Isa::detect();
         if !LivePairs::supports(&weights.layout) {
@@ -196,6 +187,26 @@ impl<B: AsRef<[Line]>> PackedMatrix<B> {
         });
         Ok(())
     }
+}
+
+/// Whether a matrix of this shape has inputs at these ascending indices, and `y` has room for its outputs.
+pub(super) fn check_live(
+    [n_outputs, n]: [usize; 2],
+    indices: &[u32],
+    values: &[f32],
+    y: &[f32],
+) -> Result<()> {
+    Error::check_length("values", indices.len(), values.len())?;
+    Error::check_length("y", n_outputs, y.len())?;
+    let mut least = 0;
+    for (index, &value) in indices.iter().enumerate() {
+        let value = value as usize;
+        if value < least || value >= n {
+            return Err(Error::Indices { what: "indices", index, value, n });
+        }
+        least = value + 1;
+    }
+    Ok(())
 }
 
 impl Workspace {
@@ -277,11 +288,11 @@ impl Product<'_> {
 }
 
 /// Most tasks of a call, which stand on its stack.
-const MOST_TASKS: usize = 64;
+pub(super) const MOST_TASKS: usize = 64;
 
 /// Bytes of weights, for a single row, below which a task is not split further: some ten microseconds of a core's share of
 /// the memory's bandwidth, a hundred times what claiming a task costs.
-const TASK_BYTES: usize = 1 << 18;
+pub(super) const TASK_BYTES: usize = 1 << 18;
 
 /// Some panels of a product.
 struct Task<'a> {

@@ -8,7 +8,9 @@ use std::{
 use ndarray::{ArrayView2, Axis};
 use squish_kernels::{
     Isa, Team,
-    panel::{InputPlan, Inputs, LivePairs, MOST_ROWS, PANEL, PanelLayout, ProductScratch},
+    panel::{
+        InputPlan, Inputs, LiveColumns, LivePairs, MOST_ROWS, PANEL, PanelLayout, ProductScratch,
+    },
 };
 
 /// Threads and buffers of products. Kept from call to call, it allocates only where a call is larger than all before.
@@ -21,6 +23,8 @@ pub struct Workspace {
     sums: Vec<i32>,
     /// The inputs of a sparse product.
     pub(super) live: LivePairs,
+    /// The same, by input.
+    pub(super) live_columns: LiveColumns,
     /// Those of one that is computed as a whole.
     pub(super) dense: Vec<f32>,
     /// One for each thread, so that one is always free.
@@ -78,6 +82,7 @@ impl Workspace {
             scales: Vec::new(),
             sums: Vec::new(),
             live: LivePairs::default(),
+            live_columns: LiveColumns::default(),
             dense: Vec::new(),
             scratches,
         }

@@ -8,9 +8,9 @@ use squish_kernels::{
     panel::{Code, Output},
 };
 use squish_quant::{
-    Activation, Epilogue, Error, Fp8Format, Fp8Quantizer, GlobalDirection, Granularity, IntFormat,
-    IntQuantizer, MxFormat, MxQuantizer, NvFp4Quantizer, PackedMatrix, PackedView, Product,
-    Symmetry, Weights, Workspace,
+    Activation, ColumnMatrix, Epilogue, Error, Fp8Format, Fp8Quantizer, GlobalDirection,
+    Granularity, IntFormat, IntQuantizer, MxFormat, MxQuantizer, NvFp4Quantizer, PackedMatrix,
+    PackedView, Product, Symmetry, Weights, Workspace,
     ndarray::{Array2, ArrayView2, Axis, s},
     packed::{Dense, Gate, Line, Verify, checksum},
 };
@@ -324,6 +324,69 @@ fn a_sparse_product_is_the_whole_one_with_zeros() {
         }
         assert_eq!(y, [7.0; 300]);
     });
+}
+
+#[test]
+fn a_product_by_input_has_the_bits_of_the_whole_one_with_zeros() {
+    for [n_outputs, n_inputs] in [[300, 256], [2049, 70], [1, 33], [128, 1]] {
+        let weights = weights(n_outputs, n_inputs, 22);
+        let mut x = inputs(1, n_inputs, 23);
+        for (i, x) in x.iter_mut().enumerate() {
+            *x = if i % 3 == 0 || i % 7 == 0 { *x } else { 0.0 };
+        }
+        let live = x.iter().enumerate().filter(|(_, x)| **x != 0.0);
+        let (indices, values): (Vec<u32>, Vec<f32>) = live.map(|(i, x)| (i as u32, *x)).unzip();
+        let numbers: Vec<u8> = weights.iter().flat_map(|x| x.to_le_bytes()).collect();
+        let shape = [n_outputs, n_inputs];
+        let narrow: Vec<u8> =
+            weights.iter().flat_map(|&x| bf16::from_f32(x).to_le_bytes()).collect();
+        let fp8 = |format, granularity| {
+            let quantizer = Fp8Quantizer { format, granularity, ..Fp8Quantizer::default() };
+            quantizer.encode(weights.view()).expect("finite")
+        };
+        let eights = [
+            fp8(Fp8Format::E4M3, Granularity::Channel),
+            fp8(Fp8Format::E4M3, Granularity::Tensor),
+            fp8(Fp8Format::E5M2, Granularity::Channel),
+        ];
+        let all = eights.iter().map(Weights::from).chain([
+            Weights::Dense { dense: Dense::F32, shape, bytes: &numbers },
+            Weights::Dense { dense: Dense::Bf16, shape, bytes: &narrow },
+        ]);
+        for (weights, n_threads) in all.flat_map(|weights| [1, 2].map(|n| (weights, n))) {
+            for activation in Activation::ALL {
+                let Ok(columns) = ColumnMatrix::pack(weights, activation) else {
+                    assert!(PackedMatrix::pack(weights, activation).is_err());
+                    continue;
+                };
+                let packed = PackedMatrix::pack(weights, activation).expect("as by input");
+                let mut workspace = team(n_threads);
+                let want = gemm(&packed, &mut workspace, x.view());
+                let mut got = vec![f32::NAN; n_outputs];
+                columns.gemv_sparse_into(&mut workspace, &indices, &values, &mut got).unwrap();
+                assert_eq!(want.as_slice(), Some(&got[..]), "{weights:?} {activation:?}");
+                let none = columns.gemv_sparse_into(&mut workspace, &[], &[], &mut got);
+                assert_eq!((none, got), (Ok(()), vec![0.0; n_outputs]));
+                let mut y = vec![7.0; n_outputs];
+                let (index, value, n) = (0, n_inputs, n_inputs);
+                assert_eq!(
+                    columns.gemv_sparse_into(&mut workspace, &[value as u32], &[1.0], &mut y),
+                    Err(Error::Indices { what: "indices", index, value, n })
+                );
+                assert_eq!(y, vec![7.0; n_outputs]);
+                assert_eq!(columns.shape(), shape);
+            }
+        }
+    }
+    let groups = Fp8Quantizer { granularity: Granularity::Block1d(32), ..Fp8Quantizer::default() };
+    let groups = groups.encode(weights(3, 64, 1).view()).expect("finite");
+    let mxfp4 = MxQuantizer::default().encode(weights(3, 64, 1).view()).expect("finite");
+    for weights in [Weights::from(&groups), Weights::from(&mxfp4)] {
+        let refused = ColumnMatrix::pack(weights, Activation::F32);
+        assert!(matches!(refused, Err(Error::Unsupported { .. })), "{refused:?}");
+    }
+    let empty = Weights::Dense { dense: Dense::F32, shape: [0, 0], bytes: &[] };
+    assert_eq!(ColumnMatrix::pack(empty, Activation::F32).map(|m| m.n_bytes()), Ok(0));
 }
 
 #[test]
