@@ -1,4 +1,4 @@
-//! What others do within a forward pass: adapters, sparsity, recording. A pass without them costs nothing.
+//! What others do within a forward pass: adapters, sparsity, recording, rounding. A pass without them costs nothing.
 
 use squish_quant::ndarray::{ArrayView2, ArrayViewMut2};
 
@@ -36,6 +36,15 @@ pub trait Observer {
     fn observe(&mut self, layer: usize, x: ArrayView2<'_, f32>);
 }
 
+/// Rounds the inputs of matrices, as a product with static scales would.
+pub trait Rounding {
+    /// Rounds `x`, `[rows, inputs]`, in place. Called for Q, O, Gate and Down, whose inputs are those of their neighbors, and not for the head:
+    /// after a recorder, before a sparsity; adapters see what is rounded.
+    ///
+    /// So that rows stay independent of their company, each row may depend on what it was alone.
+    fn round(&self, site: Site, x: ArrayViewMut2<'_, f32>);
+}
+
 /// Which inputs of matrices are left out.
 pub trait Sparsity {
     /// Inputs of smaller magnitude than this count as zeros; 0 leaves none out. Asked for Q, O, Gate and Down, whose
@@ -52,6 +61,8 @@ pub struct Hooks<'a> {
     pub recorder: Option<&'a mut dyn Recorder>,
     /// Sees the residual stream.
     pub observer: Option<&'a mut dyn Observer>,
+    /// Rounds inputs.
+    pub rounding: Option<&'a dyn Rounding>,
     /// Leaves inputs out.
     pub sparsity: Option<&'a dyn Sparsity>,
 }
@@ -62,6 +73,7 @@ impl std::fmt::Debug for Hooks<'_> {
             .field("adapter", &self.adapter.is_some())
             .field("recorder", &self.recorder.is_some())
             .field("observer", &self.observer.is_some())
+            .field("rounding", &self.rounding.is_some())
             .field("sparsity", &self.sparsity.is_some())
             .finish()
     }

@@ -40,11 +40,13 @@ pub use batch::{Part, Wanted};
 pub use chat::ChatTemplate;
 pub use config::{Config, Family, LayerConfig};
 pub use error::Error;
+#[cfg(feature = "eval")]
+pub use eval::Hooked;
 pub use format::WeightFormat;
 #[cfg(feature = "tokenizer")]
 pub use generate::{Finish, GenerateOptions, Generation};
 pub use generation_config::{GenerationConfig, SamplingOverrides};
-pub use hooks::{Adapter, Hooks, Observer, Recorder, Site, Sparsity};
+pub use hooks::{Adapter, Hooks, Observer, Recorder, Rounding, Site, Sparsity};
 pub use kv::{KvLayout, KvOptions, KvType, Windows};
 pub use model::{LoadOptions, Model, Projection};
 pub use packed::Packed;

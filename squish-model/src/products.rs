@@ -30,11 +30,14 @@ pub(crate) struct Live {
 }
 
 impl Products<'_> {
-    /// Shows inputs to who records them, and leaves out those below the threshold.
+    /// Shows inputs to who records them, rounds them, and leaves out those below the threshold.
     pub(crate) fn inputs(&mut self, hooks: &mut Hooks<'_>, site: Site, x: &mut [f32]) {
         let n_rows = self.part_of.len();
         if let Some(recorder) = &mut hooks.recorder {
             recorder.record(site, rows(x, x.len() / n_rows));
+        }
+        if let Some(rounding) = hooks.rounding {
+            rounding.round(site, rows_mut(x, n_rows));
         }
         let Some(sparsity) = hooks.sparsity else { return };
         let threshold = sparsity.threshold(site);

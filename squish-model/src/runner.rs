@@ -476,7 +476,7 @@ impl<'a> Output<'a> {
     }
 
     /// As [`logits`](Self::logits), with hooks: a recorder sees what the head multiplies, and an adapter adds to what comes of it, before it is
-    /// capped. Whatever the threshold, no input of the head is left out.
+    /// capped. No input of the head is rounded, or left out, whatever the threshold.
     ///
     /// # Errors
     ///
@@ -494,11 +494,25 @@ impl<'a> Output<'a> {
     /// [`Error::Product`]; the first one of `visit`, which is not called again.
     pub fn for_each_logits<E: From<Error>>(
         &mut self,
+        visit: impl FnMut(usize, &[f32]) -> Result<(), E>,
+    ) -> Result<(), E> {
+        self.for_each_logits_with(&mut Hooks::default(), visit)
+    }
+
+    /// As [`for_each_logits`](Self::for_each_logits), with hooks as [`logits_with`](Self::logits_with) has them, which are called for some rows
+    /// at a time.
+    ///
+    /// # Errors
+    ///
+    /// As [`for_each_logits`](Self::for_each_logits).
+    pub fn for_each_logits_with<E: From<Error>>(
+        &mut self,
+        hooks: &mut Hooks<'_>,
         mut visit: impl FnMut(usize, &[f32]) -> Result<(), E>,
     ) -> Result<(), E> {
         for first in (0..self.n_rows()).step_by(ROWS_AT_ONCE) {
             let n_rows = ROWS_AT_ONCE.min(self.n_rows() - first);
-            self.compute(first, n_rows, &mut Hooks::default())?;
+            self.compute(first, n_rows, hooks)?;
             for (i, row) in
                 self.buffers.logits.chunks_exact(self.model.config.vocab_size).enumerate()
             {

@@ -1,12 +1,12 @@
-//! What hooks see and change: adapters, recorders, observers, sparsity.
+//! What hooks see and change: adapters, recorders, observers, rounding, sparsity.
 
 use std::{cell::RefCell, collections::HashMap, sync::Arc};
 
 use squish_kernels::rms_norm_into;
 use squish_model::{
     Adapter, Config, Dense, DenseTensor, Error, Gate, Hooks, KvType, LoadOptions, Model, Observer,
-    Part, Projection, RandomCheckpoint, Recorder, Runner, RunnerOptions, SequenceId, Site,
-    Sparsity, TensorSource, Wanted, WeightFormat,
+    Part, Projection, RandomCheckpoint, Recorder, Rounding, Runner, RunnerOptions, SequenceId,
+    Site, Sparsity, TensorSource, Wanted, WeightFormat,
     ndarray::{Array2, ArrayView2, ArrayViewMut2, Axis},
 };
 
@@ -390,6 +390,118 @@ fn recorded_inputs_are_those_of_the_definition() {
             let want = gate * product(&random, at(Projection::Up), x);
             assert_close("gated", inputs.of(at(Projection::Down)), &want);
         }
+    }
+}
+
+// Rounding.
+
+/// Applies a function to the inputs of some sites.
+struct Rounded<F>(F);
+
+impl<F: Fn(Site, f32) -> f32> Rounding for Rounded<F> {
+    fn round(&self, site: Site, mut x: ArrayViewMut2<'_, f32>) {
+        assert_eq!(site, shown(site), "a neighbor was asked about");
+        assert_eq!(x.nrows(), TEXTS.concat().len());
+        x.mapv_inplace(|x| (self.0)(site, x));
+    }
+}
+
+#[test]
+fn rounding_to_what_there_is_changes_no_bit() {
+    for config in [llama(16), biased(16), gemma(16)] {
+        for format in [WeightFormat::Bf16, WeightFormat::Int4] {
+            let model = load(config.clone(), LoadOptions::of(format));
+            let rounding = Rounded(|_, x| x);
+            let mut hooks = Hooks { rounding: Some(&rounding), ..Hooks::default() };
+            let got = logits(&model, &options(KvType::Bf16), &TEXTS, &mut hooks);
+            let want = logits(&model, &options(KvType::Bf16), &TEXTS, &mut Hooks::default());
+            assert_same(&format!("{format}"), &bits_of(got.view()), &bits_of(want.view()));
+        }
+    }
+}
+
+#[test]
+fn what_is_rounded_is_multiplied_and_what_was_before_is_recorded() {
+    let halves = |x: f32| (2.0 * x).round() / 2.0;
+    for config in [llama(16), biased(16), gemma(16)] {
+        let model = load(config.clone(), LoadOptions::default());
+        for chosen in sites(&config, &SHOWN) {
+            let rounding = Rounded(|site, x| if site == chosen { halves(x) } else { x });
+            let (mut inputs, probe) = (Inputs::default(), Probe::default());
+            let mut hooks = Hooks {
+                recorder: Some(&mut inputs),
+                rounding: Some(&rounding),
+                adapter: Some(&probe),
+                ..Hooks::default()
+            };
+            logits(&model, &options(KvType::Bf16), &TEXTS, &mut hooks);
+            for (site, x) in probe.0.into_inner() {
+                let all = inputs.of(shown(site));
+                let is_chosen = shown(site) == chosen;
+                assert_eq!(x, all.mapv(|x| if is_chosen { halves(x) } else { x }), "{site:?}");
+                assert_eq!(x != *all, is_chosen, "{site:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_layer_whose_inputs_are_rounded_to_zero_adds_nothing() {
+    for config in [llama(16), gemma(16)] {
+        let model = load(config.clone(), LoadOptions::default());
+        let rounding = Rounded(|site: Site, x| match site.projection {
+            Projection::O | Projection::Down => 0.0,
+            _ => x,
+        });
+        let mut stream = Stream::default();
+        let mut hooks =
+            Hooks { observer: Some(&mut stream), rounding: Some(&rounding), ..Hooks::default() };
+        logits(&model, &options(KvType::Bf16), &TEXTS, &mut hooks);
+        assert!(stream.0.iter().all(|x| x == stream.0[0]));
+    }
+}
+
+// Evaluation.
+
+#[cfg(feature = "eval")]
+#[test]
+fn evaluation_has_the_hooks_in_every_pass_and_in_the_head() {
+    use squish_eval::{CausalLm, Prompt};
+    use squish_model::Hooked;
+
+    fn rows(model: &mut impl CausalLm<Error = Error>) -> Vec<Vec<u32>> {
+        // More than fit into a piece.
+        let texts = [text(150, VOCAB, 1), text(90, VOCAB, 2), text(7, VOCAB, 3)];
+        let prompts: Vec<_> =
+            texts.iter().map(|tokens| Prompt { tokens, wanted: 0..tokens.len() }).collect();
+        let mut rows = Vec::new();
+        let mut sink = |_: usize, _: usize, logits: &[f32]| {
+            rows.push(crate::models::bits(logits));
+            Ok(())
+        };
+        model.logits_of_batch(&prompts, &mut sink).unwrap();
+        rows
+    }
+
+    for config in [llama(16), gemma(16)] {
+        let model = load(config.clone(), LoadOptions::default());
+        let mut runner = runner(&model, &options(KvType::Bf16));
+        let plain = rows(&mut runner);
+        let mut recorder = Inputs::default();
+        let hooks = Hooks { recorder: Some(&mut recorder), ..Hooks::default() };
+        assert_same("recorded", &rows(&mut Hooked { runner: &mut runner, hooks }), &plain);
+        let recorded = |projection| {
+            let of = |(site, x): &(Site, Array2<f32>)| {
+                if site.projection == projection { x.nrows() } else { 0 }
+            };
+            recorder.0.iter().map(of).sum::<usize>()
+        };
+        assert_eq!(recorded(Projection::Q), config.n_layers() * plain.len());
+        assert_eq!(recorded(Projection::Head), plain.len());
+
+        let sparsity = Thresholds(|_| f32::INFINITY);
+        let hooks = Hooks { sparsity: Some(&sparsity), ..Hooks::default() };
+        assert_ne!(rows(&mut Hooked { runner: &mut runner, hooks }), plain);
     }
 }
 
