@@ -1,15 +1,22 @@
-//! The whole model: decode alone and in a batch, and prefill, on a checkpoint of Llama-3.2-1B's shape with random weights.
+//! The whole model: decode alone and in a batch, and prefill, on a checkpoint of Llama-3.2-1B's shape with random weights; and its
+//! feed-forward networks with inputs left out.
 
-use std::sync::Arc;
+use std::{
+    cell::{Cell, RefCell},
+    sync::Arc,
+};
 
 use squish_bench::{
     Aligned, Limit, Residency, Row, Suite, Target, Unchecked, Work, black_box, probe::pin,
 };
 use squish_kernels::{Isa, probe as kernels};
 use squish_model::{
-    KvOptions, KvType, LoadOptions, Model, Part, RandomCheckpoint, Runner, RunnerOptions,
-    SequenceId, Team, WeightFormat,
+    Adapter, Config, Hooks, KvOptions, KvType, LoadOptions, Model, Part, Projection,
+    RandomCheckpoint, Recorder, Runner, RunnerOptions, SequenceId, Site, Sparsity, Team,
+    WeightFormat,
+    ndarray::{ArrayView2, ArrayViewMut2},
 };
+use squish_quant::{ActSparsityPredictor, SparsityOptions};
 
 const N_THREADS: usize = 2;
 
@@ -18,6 +25,9 @@ const CONTEXT: usize = 512;
 
 /// Layers of the model whose prefill is timed: of all of them it takes seconds, twenty times.
 const PREFILL_LAYERS: usize = 4;
+
+/// Shares of inputs that are left out, in per cent.
+const LEFT_OUT: [usize; 4] = [0, 25, 50, 75];
 
 /// Formats of all matrices.
 const FORMATS: [WeightFormat; 3] = [WeightFormat::Bf16, WeightFormat::Fp8E4M3, WeightFormat::MxFp4];
@@ -44,6 +54,15 @@ fn main() {
             prefill(row, &model, &team)
         });
     }
+    for format in [WeightFormat::Bf16, WeightFormat::Fp8E4M3] {
+        let mut model = None;
+        for left_out in LEFT_OUT {
+            suite.row(mlp_row(format, left_out), |row| {
+                let model = model.get_or_insert_with(|| load_mlps(format, &row));
+                mlp(row, model, &team, left_out)
+            });
+        }
+    }
     suite.finish();
 }
 
@@ -60,9 +79,30 @@ fn load(format: WeightFormat, n_layers: usize, row: &Unchecked<'_>) -> Arc<Model
     )
 }
 
+/// The feed-forward networks of the model, with attention that is next to nothing.
+fn mlp_config() -> Config {
+    let mut config = RandomCheckpoint::llama_3_2_1b();
+    (config.n_heads, config.n_kv_heads, config.vocab_size) = (1, 1, 512);
+    config
+}
+
+/// A model of them, by output and by input.
+fn load_mlps(format: WeightFormat, row: &Unchecked<'_>) -> Arc<Model> {
+    let mut config = mlp_config();
+    config.layers.truncate(row.size(16, 1));
+    config.hidden_size = row.size(config.hidden_size, 256);
+    config.intermediate_size = row.size(config.intermediate_size, 512);
+    let random = RandomCheckpoint { config, seed: 1 };
+    let options = LoadOptions { mlp_by_input: true, ..LoadOptions::of(format) };
+    Arc::new(Model::load(&random, &random.config, &options).expect("random weights"))
+}
+
 /// Weights and norms of the model in a format, by the bits of its panels.
 fn weight_bytes(format: WeightFormat, n_layers: usize, with_head: bool) -> u64 {
-    let config = RandomCheckpoint::llama_3_2_1b();
+    bytes_of(&RandomCheckpoint::llama_3_2_1b(), format, n_layers, with_head)
+}
+
+fn bytes_of(config: &Config, format: WeightFormat, n_layers: usize, with_head: bool) -> u64 {
     let (hidden, inner) = (config.hidden_size, config.intermediate_size);
     let of_layer = [
         (config.q_dim() + 2 * config.kv_dim(), hidden),
@@ -154,6 +194,31 @@ fn prefill_row(format: WeightFormat) -> &'static Row {
     }))
 }
 
+/// Of the networks alone, which are 98 % of what their model reads.
+fn mlp_row(format: WeightFormat, left_out: usize) -> &'static Row {
+    let config = mlp_config();
+    let read = bytes_of(&config, format, config.n_layers(), true);
+    let share = (100 - left_out) as f64 / 100.0;
+    let times = match left_out {
+        0 => 1.15,
+        50 => 0.6,
+        _ => 1.15 * share,
+    };
+    let targets = vec![Target::AtMostTimesProbe { probe: "dense", times }];
+    Box::leak(Box::new(Row {
+        id: "runtime/sparse_mlp",
+        module: "Runner",
+        operation: "decode, feed-forward networks of Llama-3.2-1B, by input",
+        shape: Box::leak(format!("{}_s{left_out}_t{N_THREADS}", short(format)).into_boxed_str()),
+        work: Work::bytes((read as f64 * share) as u64, 0),
+        limit: Limit::Read(Residency::Dram),
+        threads: N_THREADS,
+        targets: Box::leak(targets.into_boxed_slice()),
+        note: "s: inputs left out, %, by thresholds of TEAL; `dense` is the same step with all of them",
+        ..Row::LLM
+    }))
+}
+
 /// A target for each peer: how many times as fast.
 fn faster_than(peers: &[(&'static str, f64)]) -> impl Iterator<Item = Target> {
     peers.iter().map(|&(peer, times)| Target::AtLeastTimesPeer { peer, times })
@@ -240,6 +305,95 @@ fn decode<'s>(
             }
         },
     )
+}
+
+/// Counts magnitudes of what networks multiply.
+struct Magnitudes(ActSparsityPredictor);
+
+/// Where in a predictor a site's inputs are counted, and thresholds stand.
+fn place(site: Site) -> Option<usize> {
+    match site.projection {
+        Projection::Gate => Some(2 * site.layer),
+        Projection::Down => Some(2 * site.layer + 1),
+        _ => None,
+    }
+}
+
+impl Recorder for Magnitudes {
+    fn record(&mut self, site: Site, x: ArrayView2<'_, f32>) {
+        if let Some(place) = place(site) {
+            self.0.record(place, x).expect("as wide as the network");
+        }
+    }
+}
+
+struct Thresholds(Vec<f32>);
+
+impl Sparsity for Thresholds {
+    fn threshold(&self, site: Site) -> f32 {
+        place(site).map_or(0.0, |place| self.0[place])
+    }
+}
+
+fn mlp<'s>(
+    row: Unchecked<'s>,
+    model: &Arc<Model>,
+    team: &Arc<Team>,
+    left_out: usize,
+) -> squish_bench::Checked<'s> {
+    let config = model.config();
+    let widths = [config.hidden_size, config.intermediate_size].repeat(config.n_layers());
+    let predictor = ActSparsityPredictor::new(&widths, SparsityOptions::default());
+    let mut seen = Magnitudes(predictor.expect("near zero"));
+    let step = |runner: &mut Runner, ids: &[SequenceId], hooks: &mut Hooks<'_>| {
+        let parts: Vec<Part<'_>> = ids.iter().map(|&id| Part::new(id, &[7])).collect();
+        let mut output = runner.forward_with(&parts, hooks).expect("room");
+        output.logits_with(hooks).expect("a head").row(0).to_vec()
+    };
+    let mut runner = runner(model, team, 2);
+    let ids = [(); 2].map(|()| runner.create().expect("room"));
+    let one = &ids[..1];
+    step(&mut runner, one, &mut Hooks { recorder: Some(&mut seen), ..Hooks::default() });
+    // The least positive threshold leaves out zeros alone: all columns are read.
+    let mut thresholds = seen.0.thresholds(left_out as f64 / 100.0).expect("a share");
+    thresholds.iter_mut().for_each(|threshold| *threshold = threshold.max(f32::MIN_POSITIVE));
+    let (thresholds, zeros) = (Thresholds(thresholds), Zeros::default());
+    let sparse = || Hooks { sparsity: Some(&thresholds), ..Hooks::default() };
+    let row = row.check(|| {
+        let got = step(&mut runner, one, &mut Hooks { adapter: Some(&zeros), ..sparse() });
+        let share = 100.0 * zeros.share();
+        assert!((share - left_out as f64).abs() < 3.0, "{share} % left out, not {left_out}");
+        // Two rows are multiplied as a whole, with zeros.
+        assert_eq!(got, step(&mut runner, &ids, &mut sparse()));
+        let is_dense = got == step(&mut runner, one, &mut Hooks::default());
+        assert_eq!(is_dense, left_out == 0);
+    });
+    let runner = RefCell::new(runner);
+    let timed = |hooks: &mut Hooks<'_>| step(&mut runner.borrow_mut(), one, hooks);
+    let n_bytes = model.n_bytes() as u64;
+    row.ours_and_probe("dense", n_bytes, || timed(&mut sparse()), || timed(&mut Hooks::default()))
+}
+
+/// Counts what networks multiply that is zero.
+#[derive(Default)]
+struct Zeros {
+    n_zeros: Cell<usize>,
+    n: Cell<usize>,
+}
+
+impl Zeros {
+    fn share(&self) -> f64 {
+        self.n_zeros.get() as f64 / self.n.get() as f64
+    }
+}
+
+impl Adapter for Zeros {
+    fn add(&self, site: Site, _: &[usize], x: ArrayView2<'_, f32>, _: ArrayViewMut2<'_, f32>) {
+        if place(site).is_some() {
+            self.n_zeros.set(self.n_zeros.get() + x.iter().filter(|x| **x == 0.0).count());
+            self.n.set(self.n.get() + x.len());
+        }
+    }
 }
 
 fn prefill<'s>(

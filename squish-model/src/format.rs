@@ -4,7 +4,7 @@ use half::{bf16, f16};
 use squish_kernels::{cast::narrow_into, panel::PANEL};
 use squish_quant::{
     Activation, Dense, Fp8Format, Fp8Quantizer, Granularity, IntFormat, IntQuantizer, MxFormat,
-    MxQuantizer, NonFinite, PackedMatrix, ScaleRule, Weights, ndarray::ArrayView2,
+    MxQuantizer, NonFinite, NvFp4Quantizer, PackedMatrix, ScaleRule, Weights, ndarray::ArrayView2,
 };
 
 use crate::{DenseTensor, Error, source::width};
@@ -28,6 +28,18 @@ pub enum WeightFormat {
     Fp8E5M2,
     /// 4 bits: E2M1 with a power of two for each 32 inputs, chosen by squared error.
     MxFp4,
+    /// 8 bits: E4M3 with a power of two for each 32 inputs.
+    MxFp8E4M3,
+    /// 8 bits: E5M2 with a power of two for each 32 inputs.
+    MxFp8E5M2,
+    /// 6 bits: E3M2 with a power of two for each 32 inputs; products read 8.
+    MxFp6E3M2,
+    /// 6 bits: E2M3 with a power of two for each 32 inputs; products read 8.
+    MxFp6E2M3,
+    /// 8 bits: integers with a power of two for each 32 inputs.
+    MxInt8,
+    /// 4 bits: E2M1 with an E4M3 scale for each 16 inputs, and one of all.
+    NvFp4,
     /// 8 bits: integers with a scale for each 128 inputs.
     Int8,
     /// 4 bits: integers with a scale for each 32 inputs.
@@ -36,7 +48,7 @@ pub enum WeightFormat {
 
 impl WeightFormat {
     /// All of them.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 15] = [
         Self::Stored,
         Self::F32,
         Self::Bf16,
@@ -44,6 +56,12 @@ impl WeightFormat {
         Self::Fp8E4M3,
         Self::Fp8E5M2,
         Self::MxFp4,
+        Self::MxFp8E4M3,
+        Self::MxFp8E5M2,
+        Self::MxFp6E3M2,
+        Self::MxFp6E2M3,
+        Self::MxInt8,
+        Self::NvFp4,
         Self::Int8,
         Self::Int4,
     ];
@@ -58,6 +76,12 @@ impl WeightFormat {
             Self::Fp8E4M3 => "fp8-e4m3",
             Self::Fp8E5M2 => "fp8-e5m2",
             Self::MxFp4 => "mxfp4",
+            Self::MxFp8E4M3 => "mxfp8-e4m3",
+            Self::MxFp8E5M2 => "mxfp8-e5m2",
+            Self::MxFp6E3M2 => "mxfp6-e3m2",
+            Self::MxFp6E2M3 => "mxfp6-e2m3",
+            Self::MxInt8 => "mxint8",
+            Self::NvFp4 => "nvfp4",
             Self::Int8 => "int8",
             Self::Int4 => "int4",
         }
@@ -76,9 +100,22 @@ pub(crate) fn pack(
     format: WeightFormat,
     activation: Option<Activation>,
 ) -> Result<PackedMatrix, squish_quant::Error> {
-    let pack = |weights: Weights<'_>| {
+    pack_as(tensor, shape, format, |weights| {
         PackedMatrix::pack(weights, activation.unwrap_or(weights.default_activation()))
-    };
+    })
+}
+
+/// What `pack` makes of `tensor`, a matrix of `shape`, in `format`.
+///
+/// # Errors
+///
+/// Those of the quantizer, and of `pack`.
+pub(crate) fn pack_as<T>(
+    tensor: &DenseTensor,
+    shape: [usize; 2],
+    format: WeightFormat,
+    pack: impl Fn(Weights<'_>) -> Result<T, squish_quant::Error>,
+) -> Result<T, squish_quant::Error> {
     let stored = Weights::Dense { dense: tensor.dense(), shape, bytes: tensor.bytes() };
     let dense = match format {
         WeightFormat::Stored => return pack(stored),
@@ -96,13 +133,20 @@ pub(crate) fn pack(
         return pack(Weights::Dense { dense, shape, bytes: &bytes });
     }
     let values = ArrayView2::from_shape(shape, &values).expect("as many numbers as the shape has");
+    let mx = |format| pack((&MxQuantizer { format, ..MX_QUANTIZER }.encode(values)?).into());
     match format {
         WeightFormat::Fp8E4M3 => pack((&Fp8Quantizer::default().encode(values)?).into()),
         WeightFormat::Fp8E5M2 => {
             let quantizer = Fp8Quantizer { format: Fp8Format::E5M2, ..Fp8Quantizer::default() };
             pack((&quantizer.encode(values)?).into())
         }
-        WeightFormat::MxFp4 => pack((&MX_QUANTIZER.encode(values)?).into()),
+        WeightFormat::MxFp4 => mx(MxFormat::MxFp4),
+        WeightFormat::MxFp8E4M3 => mx(MxFormat::MxFp8E4M3),
+        WeightFormat::MxFp8E5M2 => mx(MxFormat::MxFp8E5M2),
+        WeightFormat::MxFp6E3M2 => mx(MxFormat::MxFp6E3M2),
+        WeightFormat::MxFp6E2M3 => mx(MxFormat::MxFp6E2M3),
+        WeightFormat::MxInt8 => mx(MxFormat::MxInt8),
+        WeightFormat::NvFp4 => pack((&NvFp4Quantizer::default().encode(values)?).into()),
         _ => {
             let int = if format == WeightFormat::Int8 { IntFormat::Int8 } else { IntFormat::Int4 };
             let granularity = Granularity::Block1d(int_group(int));
@@ -112,7 +156,7 @@ pub(crate) fn pack(
     }
 }
 
-/// That of [`WeightFormat::MxFp4`].
+/// That of [`WeightFormat::MxFp4`] and, with another format, of the others of microscaling.
 pub(crate) const MX_QUANTIZER: MxQuantizer =
     MxQuantizer { format: MxFormat::MxFp4, rule: ScaleRule::MinMse, non_finite: NonFinite::Error };
 
@@ -168,7 +212,8 @@ impl std::str::FromStr for WeightFormat {
         Self::ALL.into_iter().find(|format| format.name() == name).ok_or_else(|| Error::Name {
             what: "format of weights",
             actual: crate::error::clip(name),
-            expected: "stored, f32, bf16, f16, fp8-e4m3, fp8-e5m2, mxfp4, int8 or int4",
+            expected: "stored, f32, bf16, f16, fp8-e4m3, fp8-e5m2, mxfp4, mxfp8-e4m3, mxfp8-e5m2, mxfp6-e3m2, mxfp6-e2m3, mxint8, \
+                nvfp4, int8 or int4",
         })
     }
 }

@@ -19,7 +19,7 @@
 use std::{fmt, path::Path};
 
 use squish_checkpoint::Checkpoint;
-use squish_quant::{Activation, Epilogue, Product, Verify, ndarray::ArrayViewMut2};
+use squish_quant::{Activation, ColumnMatrix, Epilogue, Product, Verify, ndarray::ArrayViewMut2};
 
 use crate::{
     Config, DenseTensor, Error, Packed, Quantization, QuantizedCheckpoint, TensorSource,
@@ -106,6 +106,10 @@ pub struct LoadOptions {
     pub activation: Option<Activation>,
     /// Whether panels that are used where a file is mapped are held against their checksum, which reads all of them.
     pub verify: Verify,
+    /// Whether gate, up and down are held by input, too ([`ColumnMatrix`]), in as much memory again: for rows of which a
+    /// [`Sparsity`](crate::Sparsity) leaves inputs out, whose weights then are not read. Without, little of that is saved. Of f32, bf16 and FP8
+    /// with scales by output that are packed while loading; others are as without.
+    pub mlp_by_input: bool,
 }
 
 impl LoadOptions {
@@ -125,6 +129,8 @@ impl LoadOptions {
 #[derive(Clone)]
 pub(crate) struct Linear {
     pub(crate) weights: Packed,
+    /// The weights by input.
+    pub(crate) columns: Option<ColumnMatrix>,
     pub(crate) bias: Option<Vec<f32>>,
 }
 
@@ -242,9 +248,12 @@ impl Model {
 
     /// Bytes of memory that weights take, those of a mapped checkpoint aside.
     pub fn n_own_bytes(&self) -> usize {
-        let linears = self.layers.iter().flat_map(Layer::linears).chain([&self.head]);
+        let linears = || self.layers.iter().flat_map(Layer::linears).chain([&self.head]);
         let mapped = |linear: &Linear| linear.weights.n_bytes() - linear.weights.n_own_bytes();
-        self.n_bytes() - linears.map(mapped).sum::<usize>() + self.embedding.n_own_bytes()
+        let columns = |linear: &Linear| linear.columns.as_ref().map_or(0, ColumnMatrix::n_bytes);
+        self.n_bytes() - linears().map(mapped).sum::<usize>()
+            + linears().map(columns).sum::<usize>()
+            + self.embedding.n_own_bytes()
     }
 
     /// The embeddings of tokens, which are in the vocabulary, `[tokens, hidden_size]`.

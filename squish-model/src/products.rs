@@ -1,6 +1,6 @@
 //! The products of a pass, with what hooks do about them.
 
-use squish_kernels::{Gelu, gelu_in_place, silu_in_place};
+use squish_kernels::{Gelu, gelu_in_place, select_into, silu_in_place, zero_below_in_place};
 use squish_quant::{
     Epilogue, Gate, Product, Workspace,
     ndarray::{ArrayView2, ArrayViewMut2},
@@ -21,9 +21,11 @@ pub(crate) struct Products<'a> {
     pub(crate) live: &'a mut Live,
 }
 
-/// Inputs of one row that are not zeros.
+/// Inputs that are left of one row.
 #[derive(Debug, Default)]
 pub(crate) struct Live {
+    /// How many there are, if some may have been left out of the latest inputs, and these are one row.
+    n: Option<usize>,
     indices: Vec<u32>,
     values: Vec<f32>,
     sums: Vec<f32>,
@@ -39,20 +41,16 @@ impl Products<'_> {
         if let Some(rounding) = hooks.rounding {
             rounding.round(site, rows_mut(x, n_rows));
         }
-        let Some(sparsity) = hooks.sparsity else { return };
-        let threshold = sparsity.threshold(site);
+        self.live.n = None;
+        let threshold = hooks.sparsity.map_or(0.0, |sparsity| sparsity.threshold(site));
         if threshold > 0.0 {
-            for x in x.iter_mut().filter(|x| x.abs() < threshold) {
-                *x = 0.0;
+            if n_rows == 1 {
+                let Live { n, indices, values, .. } = &mut *self.live;
+                indices.resize(x.len(), 0);
+                values.resize(x.len(), 0.0);
+                *n = Some(select_into(x, threshold, indices, values));
             }
-        }
-        self.live.indices.clear();
-        self.live.values.clear();
-        if n_rows == 1 {
-            for (i, &x) in x.iter().enumerate().filter(|(_, x)| **x != 0.0) {
-                self.live.indices.push(i as u32);
-                self.live.values.push(x);
-            }
+            zero_below_in_place(x, threshold);
         }
     }
 
@@ -65,7 +63,7 @@ impl Products<'_> {
         outputs: [(Projection, &Linear, &mut [f32]); N],
     ) -> Result<(), Error> {
         let x = rows(x, x.len() / self.part_of.len());
-        if hooks.sparsity.is_some() && x.nrows() == 1 {
+        if self.live.n.is_some() {
             for (projection, linear, out) in outputs {
                 self.run_sparse(linear, out)?;
                 self.adapt(hooks, Site { layer, projection }, x, out);
@@ -101,7 +99,7 @@ impl Products<'_> {
         sum: &mut [f32],
     ) -> Result<(), Error> {
         let x = rows(x, x.len() / self.part_of.len());
-        if hooks.sparsity.is_some() && x.nrows() == 1 {
+        if self.live.n.is_some() {
             let mut sums = std::mem::take(&mut self.live.sums);
             sums.resize(sum.len(), 0.0);
             let result = self.run_sparse(linear, &mut sums);
@@ -130,7 +128,7 @@ impl Products<'_> {
     ) -> Result<(), Error> {
         let is_apart = layer.up.bias.is_some()
             || hooks.adapter.is_some()
-            || hooks.sparsity.is_some()
+            || self.live.n.is_some()
             || layer.up.weights.activation() != layer.gate.weights.activation();
         if !is_apart {
             let x = rows(x, x.len() / self.part_of.len());
@@ -153,8 +151,15 @@ impl Products<'_> {
 
     /// `out = W x + b` for the row whose inputs are live.
     fn run_sparse(&mut self, linear: &Linear, out: &mut [f32]) -> Result<(), Error> {
-        let Live { indices, values, .. } = &*self.live;
-        linear.weights.view().gemv_sparse_into(self.workspace, indices, values, out)?;
+        let Live { n, indices, values, .. } = &*self.live;
+        let n = n.unwrap_or_default();
+        let (indices, values) = (&indices[..n], &values[..n]);
+        match &linear.columns {
+            Some(columns) => columns.gemv_sparse_into(self.workspace, indices, values, out)?,
+            None => {
+                linear.weights.view().gemv_sparse_into(self.workspace, indices, values, out)?;
+            }
+        }
         if let Some(bias) = &linear.bias {
             out.iter_mut().zip(bias).for_each(|(out, bias)| *out += bias);
         }

@@ -1,7 +1,9 @@
 //! The tensors of a source, each held against the shape that the configuration implies, as the layers of a model.
 
+use squish_quant::{ColumnMatrix, PackedMatrix};
+
 use crate::{
-    Config, DenseTensor, Error, Packed, TensorSource, WeightFormat, format::pack, source::width,
+    Config, DenseTensor, Error, Packed, TensorSource, WeightFormat, format::pack_as, source::width,
 };
 
 use super::{EMBEDDING, HEAD, Layer, Linear, LoadOptions, Projection};
@@ -54,18 +56,20 @@ impl Loader<'_> {
         let (shape, module) = (projection.shape(self.config), projection.module(layer));
         let is_head = projection == Projection::Head;
         let format = if is_head { self.options.head } else { self.options.weights };
-        let weights = if let Some(weights) = self.stored(&module, shape, format)? {
-            weights
+        let (weights, columns) = if let Some(weights) = self.stored(&module, shape, format)? {
+            (weights, None)
         } else {
             let name = format!("{module}.weight");
-            self.pack(&name, &self.matrix(&name, shape)?, shape, format)?
+            let is_mlp = matches!(projection, Projection::Gate | Projection::Up | Projection::Down);
+            let by_input = is_mlp && self.options.mlp_by_input;
+            self.pack(&name, &self.matrix(&name, shape)?, shape, format, by_input)?
         };
         let bias = if projection.has_bias(self.config) {
             Some(self.vector(&format!("{module}.bias"), shape[0])?)
         } else {
             None
         };
-        Ok(Linear { weights, bias })
+        Ok(Linear { weights, columns, bias })
     }
 
     /// The embedding as a head, unless a head of its own is stored as something that is not dense.
@@ -76,10 +80,11 @@ impl Loader<'_> {
             if self.source.has(tensor)
                 && let Some(weights) = self.stored(module, shape, format)?
             {
-                return Ok(Linear { weights, bias: None });
+                return Ok(Linear { weights, columns: None, bias: None });
             }
         }
-        Ok(Linear { weights: self.pack(EMBEDDING, embedding, shape, format)?, bias: None })
+        let (weights, columns) = self.pack(EMBEDDING, embedding, shape, format, false)?;
+        Ok(Linear { weights, columns, bias: None })
     }
 
     /// Weights that the source has in a packed form, if that is what is asked for.
@@ -103,15 +108,24 @@ impl Loader<'_> {
         }
     }
 
+    /// The weights packed and, if asked for and there are such, by input.
     fn pack(
         &self,
         name: &str,
         tensor: &DenseTensor,
         shape: [usize; 2],
         format: WeightFormat,
-    ) -> Result<Packed, Error> {
-        let packed = pack(tensor, shape, format, self.options.activation);
-        Ok(packed.map_err(Error::pack(name))?.into())
+        by_input: bool,
+    ) -> Result<(Packed, Option<ColumnMatrix>), Error> {
+        let packed = pack_as(tensor, shape, format, |weights| {
+            let activation = self.options.activation.unwrap_or(weights.default_activation());
+            let columns = match by_input.then(|| ColumnMatrix::pack(weights, activation)) {
+                None | Some(Err(squish_quant::Error::Unsupported { .. })) => None,
+                Some(columns) => Some(columns?),
+            };
+            Ok((PackedMatrix::pack(weights, activation)?.into(), columns))
+        });
+        packed.map_err(Error::pack(name))
     }
 
     pub(super) fn matrix(&self, name: &str, shape: [usize; 2]) -> Result<DenseTensor, Error> {

@@ -81,9 +81,10 @@ impl Matrix {
             (_, WeightFormat::MxFp4) => Form::MxFp4,
             (_, WeightFormat::Int8) => int(IntFormat::Int8),
             (_, WeightFormat::Int4) => int(IntFormat::Int4),
-            (_, WeightFormat::Fp8E5M2) => {
+            _ => {
                 let (field, actual) = ("format", format.name().to_owned());
-                let supported = "any other format, or the layout `squish`";
+                let supported =
+                    "f32, bf16, f16, fp8-e4m3, mxfp4, int8 and int4, or the layout `squish`";
                 return Err(Error::Unsupported { field, actual, supported });
             }
         };

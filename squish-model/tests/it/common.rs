@@ -17,6 +17,7 @@ pub(crate) const EXACT: LoadOptions = LoadOptions {
     head: WeightFormat::Stored,
     activation: Some(Activation::F32),
     verify: Verify::All,
+    mlp_by_input: false,
 };
 
 /// The trained checkpoint.

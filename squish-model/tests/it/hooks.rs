@@ -536,8 +536,11 @@ fn next_two(
 #[test]
 fn a_sparse_row_has_the_bits_of_a_dense_product_with_zeros() {
     for config in [llama(64), biased(16), gemma(16)] {
-        for format in WeightFormat::ALL {
-            let model = load(config.clone(), LoadOptions::of(format));
+        for (format, mlp_by_input) in
+            WeightFormat::ALL.into_iter().flat_map(|format| [(format, false), (format, true)])
+        {
+            let options_of = LoadOptions { mlp_by_input, ..LoadOptions::of(format) };
+            let model = load(config.clone(), options_of);
             let mut runner = runner(&model, &options(KvType::Bf16));
             let ids = [1, 2].map(|seed| {
                 let id = runner.create().unwrap();
@@ -554,6 +557,60 @@ fn a_sparse_row_has_the_bits_of_a_dense_product_with_zeros() {
                 assert_eq!(alone == dense, threshold == 0.0, "{format}, {threshold}");
             }
         }
+    }
+}
+
+/// A weight that is NaN shows wherever it is read, whatever its input.
+#[test]
+fn weights_of_inputs_that_are_left_out_are_not_read() {
+    for config in [llama(64), biased(16), gemma(16)] {
+        let random = RandomCheckpoint { config: config.clone(), seed: 5 };
+        for format in [WeightFormat::F32, WeightFormat::Bf16] {
+            for projection in [Projection::Gate, Projection::Up, Projection::Down] {
+                let site = Site { layer: 1, projection };
+                let broken = NanColumn { random: &random, site, input: 5 };
+                let by_input = LoadOptions { mlp_by_input: true, ..LoadOptions::of(format) };
+                let model = Arc::new(Model::load(&broken, &config, &by_input).unwrap());
+                let next =
+                    |hooks: &mut Hooks<'_>| logits(&model, &options(KvType::Bf16), &[&[3]], hooks);
+                let mut inputs = Inputs::default();
+                next(&mut Hooks { recorder: Some(&mut inputs), ..Hooks::default() });
+                let x = inputs.of(shown(site)).row(0);
+                let threshold = x[5].abs().next_up();
+
+                for (threshold, is_read) in [(threshold, false), (x[5].abs(), true)] {
+                    let of = |at| if at == shown(site) { threshold } else { 0.0 };
+                    let sparsity = Thresholds(of);
+                    let got = next(&mut Hooks { sparsity: Some(&sparsity), ..Hooks::default() });
+                    let is_nan = got.iter().any(|x| x.is_nan());
+                    assert_eq!(is_nan, is_read, "{format}, {site:?}, {threshold}");
+                }
+            }
+        }
+    }
+}
+
+/// A random checkpoint whose weights of one input of a matrix are NaN.
+struct NanColumn<'a> {
+    random: &'a RandomCheckpoint,
+    site: Site,
+    input: usize,
+}
+
+impl TensorSource for NanColumn<'_> {
+    fn tensor(&self, name: &str, shape: &[usize]) -> Result<DenseTensor, Error> {
+        let mut values = self.random.tensor(name, shape)?.to_f32();
+        if name == format!("{}.weight", self.site.projection.module(self.site.layer)) {
+            for row in values.chunks_exact_mut(shape[1]) {
+                row[self.input] = f32::NAN;
+            }
+        }
+        let bytes = values.iter().flat_map(|x| x.to_le_bytes()).collect();
+        Ok(DenseTensor::new(Dense::F32, bytes))
+    }
+
+    fn has(&self, name: &str) -> bool {
+        self.random.has(name)
     }
 }
 

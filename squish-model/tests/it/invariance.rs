@@ -240,10 +240,16 @@ fn activations(format: WeightFormat) -> &'static [Activation] {
         WeightFormat::Stored
         | WeightFormat::Bf16
         | WeightFormat::Fp8E4M3
-        | WeightFormat::Fp8E5M2 => &[Activation::F32, Activation::Bf16],
-        WeightFormat::MxFp4 | WeightFormat::Int8 | WeightFormat::Int4 => {
-            &[Activation::F32, Activation::Bf16, Activation::Q8]
-        }
+        | WeightFormat::Fp8E5M2
+        | WeightFormat::MxFp8E4M3
+        | WeightFormat::MxFp8E5M2
+        | WeightFormat::MxFp6E3M2
+        | WeightFormat::MxFp6E2M3 => &[Activation::F32, Activation::Bf16],
+        WeightFormat::MxFp4
+        | WeightFormat::MxInt8
+        | WeightFormat::NvFp4
+        | WeightFormat::Int8
+        | WeightFormat::Int4 => &[Activation::F32, Activation::Bf16, Activation::Q8],
         _ => panic!("{format} is not in the table of activations"),
     }
 }
@@ -263,7 +269,7 @@ fn every_weight_format_with_every_activation() {
             n += 1;
         }
     }
-    assert_eq!(n, 19);
+    assert_eq!(n, 33);
 }
 
 #[test]

@@ -458,6 +458,12 @@ fn bytes_are_those_of_matrices_norms_and_biases() {
             WeightFormat::Stored | WeightFormat::Bf16 | WeightFormat::F16 => 2 * n_weights,
             WeightFormat::Fp8E4M3 | WeightFormat::Fp8E5M2 => n_weights + 4 * n_outputs,
             WeightFormat::MxFp4 => n_weights / 2 + n_weights / 32,
+            WeightFormat::MxFp8E4M3
+            | WeightFormat::MxFp8E5M2
+            | WeightFormat::MxFp6E3M2
+            | WeightFormat::MxFp6E2M3
+            | WeightFormat::MxInt8 => n_weights + n_weights / 32,
+            WeightFormat::NvFp4 => n_weights / 2 + n_weights / 16 + 4 * n_outputs,
             WeightFormat::Int8 => n_weights + 4 * n_weights / 128,
             WeightFormat::Int4 => n_weights / 2 + 4 * n_weights / 32,
             other => panic!("{other} is new"),
@@ -465,6 +471,14 @@ fn bytes_are_those_of_matrices_norms_and_biases() {
         assert_eq!(model.n_bytes(), matrices + vectors + 2 * n_head, "{format}");
         assert_eq!(model.n_own_bytes(), model.n_bytes() + embedding, "{format}");
     }
+    // What stands by input, too, no step reads in addition.
+    let options = LoadOptions { mlp_by_input: true, ..LoadOptions::of(WeightFormat::Bf16) };
+    let model = Model::load(&random, config, &options).unwrap();
+    let mlp = [Projection::Gate, Projection::Up, Projection::Down];
+    // Columns have whole blocks of 128 outputs.
+    let of_mlp = |[outputs, inputs]: [usize; 2]| 2 * 2 * outputs.next_multiple_of(128) * inputs;
+    let columns: usize = mlp.map(|projection| of_mlp(projection.shape(config))).iter().sum();
+    assert_eq!(model.n_own_bytes(), model.n_bytes() + embedding + columns);
     // The embedding of a file is read where it is mapped.
     let model = Model::open(FIXTURE, &EXACT).unwrap();
     assert_eq!(model.n_own_bytes(), model.n_bytes());
@@ -565,7 +579,7 @@ fn errors_say_what_is_wrong_in_one_line() {
     `num_attention_heads` is 6, no multiple of `num_key_value_heads`, which is 4
     `model.embed_tokens.weight` is F64, expected F32, F16 or BF16
     `model.layers.0.self_attn.q_proj.weight`: rows of 20 elements are no multiple of the block of 32
-    no format of weights is called `q4_0`, expected stored, f32, bf16, f16, fp8-e4m3, fp8-e5m2, mxfp4, int8 or int4
+    no format of weights is called `q4_0`, expected stored, f32, bf16, f16, fp8-e4m3, fp8-e5m2, mxfp4, mxfp8-e4m3, mxfp8-e5m2, mxfp6-e3m2, mxfp6-e2m3, mxint8, nvfp4, int8 or int4
     no type of keys and values is called `q8_0`, expected f32, bf16, f16, int8, fp8-e4m3 or fp8-e5m2
     `chunk` is 0, expected at least 1
     0 tokens, expected at least 1

@@ -68,6 +68,8 @@ fn panels_are_read_where_they_lie_and_compute_the_same() {
             (WeightFormat::F16, WeightFormat::F16),
             (WeightFormat::Fp8E4M3, WeightFormat::Stored),
             (WeightFormat::Fp8E5M2, WeightFormat::MxFp4),
+            (WeightFormat::NvFp4, WeightFormat::MxInt8),
+            (WeightFormat::MxFp6E2M3, WeightFormat::MxFp8E5M2),
             (WeightFormat::MxFp4, WeightFormat::Stored),
             (WeightFormat::Int8, WeightFormat::Int4),
             (WeightFormat::Int4, WeightFormat::Fp8E4M3),
@@ -343,7 +345,7 @@ fn what_cannot_be_made_is_refused_before_anything_is_written() {
     let message = |options: QuantizeOptions| refused(&from, &to, options).to_string();
     assert_eq!(
         message(QuantizeOptions::of(WeightFormat::Fp8E5M2)),
-        "`format` is fp8-e5m2, supported: any other format, or the layout `squish`"
+        "`format` is fp8-e5m2, supported: f32, bf16, f16, fp8-e4m3, mxfp4, int8 and int4, or the layout `squish`"
     );
     assert_eq!(
         message(QuantizeOptions { head: WeightFormat::Int4, ..int4 }),
