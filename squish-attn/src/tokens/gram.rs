@@ -53,8 +53,10 @@ impl Gram {
         let centered = ArrayView2::from_shape((n_tokens, dim), &self.centered)
             .expect("as many numbers as there are tokens");
         let rows = RowsOf::all(centered);
-        for first in (0..n_tokens).step_by(STRIP) {
-            let end = n_tokens.min(first + STRIP);
+        // Of few tokens, too, little more than half is computed; a strip is whole blocks of rows.
+        let strip = (n_tokens / 8).next_multiple_of(4).clamp(4, STRIP);
+        for first in (0..n_tokens).step_by(strip) {
+            let end = n_tokens.min(first + strip);
             let out = &mut self.products[first * n_tokens..];
             products.strip_into(isa, rows, first..end, rows, end, out, n_tokens);
         }
@@ -93,8 +95,9 @@ impl Gram {
         }
         self.centered.clear();
         for row in tokens.outer_iter() {
-            let row = contiguous(row).iter().zip(&self.mean);
-            self.centered.extend(row.map(|(x, mean)| x - mean));
+            let first = self.centered.len();
+            self.centered.extend_from_slice(contiguous(row));
+            axpy_with(isa, -1.0, &self.mean, &mut self.centered[first..]);
         }
     }
 
