@@ -40,11 +40,6 @@ impl Gram {
         let (n_tokens, dim) = tokens.dim();
         check_count(n_tokens)?;
         check_contiguous(WHAT, tokens.insert_axis(Axis(1)))?;
-        let odd =
-            tokens.outer_iter().position(|row| !abs_max_with(isa, contiguous(row)).is_finite());
-        if let Some(index) = odd {
-            return Err(AttnError::NotFinite { what: WHAT, index });
-        }
         reserve("centered tokens", &mut self.centered, n_tokens.checked_mul(dim))?;
         reserve("products of tokens", &mut self.products, n_tokens.checked_mul(n_tokens))?;
         self.n_tokens = n_tokens;
@@ -63,6 +58,9 @@ impl Gram {
         self.squares.clear();
         self.squares.extend(self.products.iter().step_by(n_tokens + 1));
         if let Some(index) = self.squares.iter().position(|square| !square.is_finite()) {
+            // A token that is not finite makes the mean so, and all that are centered by it.
+            let is_odd = |row| !abs_max_with(isa, contiguous(row)).is_finite();
+            let index = tokens.outer_iter().position(is_odd).unwrap_or(index);
             return Err(AttnError::NotFinite { what: WHAT, index });
         }
         self.mirror();
@@ -95,9 +93,8 @@ impl Gram {
         }
         self.centered.clear();
         for row in tokens.outer_iter() {
-            let first = self.centered.len();
-            self.centered.extend_from_slice(contiguous(row));
-            axpy_with(isa, -1.0, &self.mean, &mut self.centered[first..]);
+            let row = contiguous(row).iter().zip(&self.mean);
+            self.centered.extend(row.map(|(x, mean)| x - mean));
         }
     }
 
