@@ -60,8 +60,6 @@ pub struct TokensWorkspace {
     isa: Isa,
     top: TopScratch,
     products: Products,
-    /// Products of a strip of rows with tokens.
-    strip: Vec<f32>,
     /// Of rows with themselves.
     squares: Vec<f32>,
     /// What rows are multiplied by to have norm 1.
@@ -88,7 +86,6 @@ impl TokensWorkspace {
             isa,
             top: TopScratch::default(),
             products: Products::default(),
-            strip: Vec::new(),
             squares: Vec::new(),
             inverses: Vec::new(),
             lists: Lists::default(),

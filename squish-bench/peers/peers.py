@@ -413,6 +413,47 @@ def attention(text):
             yield row, shape, "torch", form, run
 
 
+def vision_tokens():
+    """Bipartite soft matching of tokens by the cosine of their numbers, and the merge of the most similar pairs."""
+    if torch is None:
+        return
+    n, dim, r = 576, 1024, 256
+    x = np.random.default_rng(10).standard_normal((n, dim), dtype=np.float32)
+    tokens, ones = torch.from_numpy(x), torch.ones(n // 2, 1)
+    a, b = tokens[0::2], tokens[1::2]
+
+    def match(unit):
+        best, partner = (unit[0::2] @ unit[1::2].T).max(1)
+        order = best.argsort(descending=True)
+        return order[:r], order[r:], partner[order[:r]]
+
+    def indexed():
+        merged, left, to = match(tokens / tokens.norm(dim=1, keepdim=True))
+        sizes = ones.index_add(0, to, ones[:r])
+        return torch.cat((a[left], b.index_add(0, to, a[merged]) / sizes)), torch.cat((ones[r:], sizes))
+
+    def scattered():
+        merged, left, to = match(F.normalize(tokens, dim=1))
+        to = to[:, None]
+        sizes = ones.scatter_add(0, to, ones[:r])
+        sums = b.scatter_add(0, to.expand(-1, dim), a[merged])
+        return torch.cat((a[left], sums / sizes)), torch.cat((ones[r:], sizes))
+
+    wide = x.astype(np.float64)
+    cosines = wide[0::2] @ wide[1::2].T / np.linalg.norm(wide[0::2], axis=1)[:, None] / np.linalg.norm(wide[1::2], axis=1)
+    order = np.argsort(-cosines.max(1), kind="stable")
+    groups = [[token] for token in wide[1::2]]
+    for i in order[:r]:
+        groups[cosines[i].argmax()].append(wide[2 * i])
+    want = np.concatenate([wide[2 * order[r:]], [np.mean(group, axis=0) for group in groups]])
+    sizes = [1] * (n // 2 - r) + [len(group) for group in groups]
+    for form, run in [("max, argsort, index_add", indexed), ("max, argsort, scatter_add", scattered)]:
+        got = run()
+        assert np.abs(got[0].numpy() - want).max() <= 1e-5
+        same(got[1].numpy()[:, 0], sizes)
+        yield "vision/tome", "576x1024_r256", "torch", form, run
+
+
 def name_and_version(peer):
     library = {"torch": torch, "ml_dtypes": ml_dtypes, "numpy": np}[peer]
     return f"{peer} {library.__version__.split('+')[0]}"
@@ -424,7 +465,8 @@ def n_threads(peer):
 
 def main():
     options = parser(__doc__).parse_args()
-    for group in (fp8_codecs(), rows_of_logits(), norms(), rotary(), vectors(), attention(options.filter), products(options.filter)):
+    groups = [fp8_codecs(), rows_of_logits(), norms(), rotary(), vectors(), vision_tokens()]
+    for group in [*groups, attention(options.filter), products(options.filter)]:
         print_fastest(group, options, name_and_version, n_threads)
 
 

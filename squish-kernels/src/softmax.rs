@@ -94,6 +94,14 @@ pub fn log_softmax_into_with(isa: Isa, x: &[f32], out: &mut [f32]) {
     dispatch!(isa.token(), simd => log_softmax_lanes(simd, x, out));
 }
 
+/// Replaces each element by `e^(x − m)` and returns the sum of these: what softmax does to a part of a row whose largest element is `m`.
+///
+/// With an `m` of negative infinity the result is NaN.
+#[doc(hidden)]
+pub fn weigh_in_place_with(isa: Isa, m: f32, x: &mut [f32]) -> f32 {
+    dispatch!(isa.token(), simd => weigh_block(simd, m, x))
+}
+
 /// The definition of [`softmax_in_place`], in `f64`.
 #[doc(hidden)]
 #[must_use]
@@ -109,20 +117,26 @@ pub fn softmax_scalar(x: &[f32]) -> Vec<f64> {
 
 #[inline(always)]
 fn softmax_lanes_in_place<S: Simd>(simd: S, x: &mut [f32]) {
-    let m = S::f32s::splat(simd, shift(simd, x));
+    let m = shift(simd, x);
     let mut sum = 0.0;
     for block in x.chunks_mut(SUM_BLOCK) {
-        let sums = map_in_place(
-            simd,
-            block,
-            f32::NEG_INFINITY,
-            S::f32s::splat(simd, 0.0),
-            #[inline(always)]
-            |sum, x| weigh(simd, m, sum, x),
-        );
-        sum += f64::from(total::<S, 4>(sums));
+        sum += f64::from(weigh_block(simd, m, block));
     }
     normalize(simd, sum, x);
+}
+
+#[inline(always)]
+fn weigh_block<S: Simd>(simd: S, m: f32, x: &mut [f32]) -> f32 {
+    let m = S::f32s::splat(simd, m);
+    let sums = map_in_place(
+        simd,
+        x,
+        f32::NEG_INFINITY,
+        S::f32s::splat(simd, 0.0),
+        #[inline(always)]
+        |sum, x| weigh(simd, m, sum, x),
+    );
+    total::<S, 4>(sums)
 }
 
 #[inline(always)]

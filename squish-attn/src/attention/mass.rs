@@ -13,9 +13,9 @@ use squish_kernels::{
     Isa,
     attention::{Alibi, Queries, TILE, padded, place, scores_into},
     dot::axpy_with,
-    exp::exp_in_place_with,
     kv::KvSource,
-    reduce::{max_with, sum_with},
+    reduce::max_with,
+    softmax::weigh_in_place_with,
 };
 
 use super::{
@@ -151,20 +151,17 @@ impl MassScratch {
             let sink = call.options.sinks.map(|sinks| sinks[head * call.group + row % call.group]);
             let max = tiles().map(|at| max_with(isa, &scores[at])).fold(f32::NEG_INFINITY, larger);
             let max = larger(max, sink.unwrap_or(f32::NEG_INFINITY));
-            if max == f32::NEG_INFINITY {
-                // It sees nothing, or nothing that counts.
-                tiles().for_each(|at| scores[at].fill(0.0));
-                factors.push(0.0);
+            if !max.is_finite() {
+                // What it sees, if anything, has no weight that is a number, and what it does not see has none.
+                let unknown =
+                    |s: &mut f32| *s = if *s == f32::NEG_INFINITY { 0.0 } else { f32::NAN };
+                tiles().for_each(|at| scores[at].iter_mut().for_each(unknown));
+                factors.push(1.0);
                 continue;
             }
             let mut sum = sink.map_or(0.0, |sink| f64::from(sink - max).exp());
             for at in tiles() {
-                let scores = &mut scores[at];
-                for score in &mut *scores {
-                    *score -= max;
-                }
-                exp_in_place_with(isa, scores);
-                sum += f64::from(sum_with(isa, scores));
+                sum += f64::from(weigh_in_place_with(isa, max, &mut scores[at]));
             }
             factors.push((1.0 / sum) as f32);
         }

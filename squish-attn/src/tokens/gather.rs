@@ -99,11 +99,6 @@ pub fn merge_into(
     let (targets, counts) = (assignment.targets(), assignment.counts());
     let size_of = |token: usize| sizes.map_or(1.0, |sizes| sizes[token]);
     out_sizes.fill(0.0);
-    for (mut out, &count) in out.outer_iter_mut().zip(counts) {
-        if count > 1 {
-            contiguous_mut(out.view_mut()).fill(0.0);
-        }
-    }
     for (token, &group) in assignment.groups().iter().enumerate() {
         let group = group as usize;
         let row = contiguous(tokens.index_axis_move(Axis(0), token));
@@ -112,6 +107,10 @@ pub fn merge_into(
             out.copy_from_slice(row);
             out_sizes[group] = size_of(token);
         } else if how == Merge::Mean || targets[group] as usize != token {
+            // A size is above 0 once a token was added.
+            if out_sizes[group] == 0.0 {
+                out.fill(0.0);
+            }
             axpy(size_of(token), row, out);
             out_sizes[group] += size_of(token);
         }

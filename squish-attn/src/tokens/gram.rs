@@ -40,11 +40,6 @@ impl Gram {
         let (n_tokens, dim) = tokens.dim();
         check_count(n_tokens)?;
         check_contiguous(WHAT, tokens.insert_axis(Axis(1)))?;
-        let odd =
-            tokens.outer_iter().position(|row| !abs_max_with(isa, contiguous(row)).is_finite());
-        if let Some(index) = odd {
-            return Err(AttnError::NotFinite { what: WHAT, index });
-        }
         reserve("centered tokens", &mut self.centered, n_tokens.checked_mul(dim))?;
         reserve("products of tokens", &mut self.products, n_tokens.checked_mul(n_tokens))?;
         self.n_tokens = n_tokens;
@@ -53,14 +48,19 @@ impl Gram {
         let centered = ArrayView2::from_shape((n_tokens, dim), &self.centered)
             .expect("as many numbers as there are tokens");
         let rows = RowsOf::all(centered);
-        for first in (0..n_tokens).step_by(STRIP) {
-            let end = n_tokens.min(first + STRIP);
+        // Of few tokens, too, little more than half is computed; a strip is whole blocks of rows.
+        let strip = (n_tokens / 8).next_multiple_of(4).clamp(4, STRIP);
+        for first in (0..n_tokens).step_by(strip) {
+            let end = n_tokens.min(first + strip);
             let out = &mut self.products[first * n_tokens..];
             products.strip_into(isa, rows, first..end, rows, end, out, n_tokens);
         }
         self.squares.clear();
         self.squares.extend(self.products.iter().step_by(n_tokens + 1));
         if let Some(index) = self.squares.iter().position(|square| !square.is_finite()) {
+            // A token that is not finite makes the mean so, and all that are centered by it.
+            let is_odd = |row| !abs_max_with(isa, contiguous(row)).is_finite();
+            let index = tokens.outer_iter().position(is_odd).unwrap_or(index);
             return Err(AttnError::NotFinite { what: WHAT, index });
         }
         self.mirror();

@@ -18,7 +18,7 @@ use ndarray::ArrayView2;
 
 use super::{
     TokensWorkspace,
-    products::{RowsOf, STRIP},
+    products::{RowsOf, scale},
     select::{Keep, check_scores, squares_into},
     selection::Mixture,
     tome::inverse_norm,
@@ -78,7 +78,7 @@ impl TokensWorkspace {
         options: PruMerge,
         out: &mut Mixture,
     ) -> Result<()> {
-        let Self { isa, products, strip, squares, inverses, top, lists, .. } = self;
+        let Self { isa, products, squares, inverses, top, lists, .. } = self;
         let n_tokens = attention.len();
         AttnError::check_axis("keys", "rows", n_tokens, keys.nrows())?;
         squares_into("keys", *isa, keys, squares)?;
@@ -110,23 +110,18 @@ impl TokensWorkspace {
         out.begin(n_tokens);
         let n_neighbors = options.neighbors.min(n_tokens.saturating_sub(1));
         let (of_kept, all) = (RowsOf::at(keys, order), RowsOf::all(keys));
-        for first in (0..order.len()).step_by(STRIP) {
-            let rows = first..order.len().min(first + STRIP);
-            strip.resize(STRIP * n_tokens, 0.0);
-            products.strip_into(*isa, of_kept, rows.clone(), all, n_tokens, strip, n_tokens);
-            for (row, products) in rows.zip(strip.chunks_exact_mut(n_tokens)) {
-                let own = order[row];
-                products.iter_mut().zip(&*inverses).for_each(|(x, inverse)| *x *= inverse);
-                products[own as usize] = f32::NEG_INFINITY;
-                let neighbors = top.largest(*isa, products, n_neighbors);
-                neighbors.sort_unstable();
-                out.add_term(own, 1.0);
-                for &token in &*neighbors {
-                    out.add_term(token, attention[token as usize]);
-                }
-                out.end_token();
+        products.each_row(*isa, of_kept, all, |row, products| {
+            scale(products, inverses);
+            let own = order[row];
+            products[own as usize] = f32::NEG_INFINITY;
+            let neighbors = top.largest(*isa, products, n_neighbors);
+            neighbors.sort_unstable();
+            out.add_term(own, 1.0);
+            for &token in &*neighbors {
+                out.add_term(token, attention[token as usize]);
             }
-        }
+            out.end_token();
+        });
         if kept.len() < n_tokens {
             for token in rest(n_tokens, kept) {
                 out.add_term(token, attention[token as usize]);

@@ -18,7 +18,7 @@ use squish_kernels::reduce::argmax_with;
 
 use super::{
     TokensWorkspace,
-    products::{Named, RowsOf, STRIP},
+    products::{Named, RowsOf, scale},
     select::squares_into,
     selection::Assignment,
 };
@@ -76,7 +76,7 @@ impl TokensWorkspace {
         class_token: ClassToken,
         out: &mut Assignment,
     ) -> Result<()> {
-        let Self { isa, products, strip, squares, inverses, tome, .. } = self;
+        let Self { isa, products, squares, inverses, tome, .. } = self;
         squares_into("keys", *isa, keys, squares)?;
         let n_tokens = keys.nrows();
         let n_protected = usize::from(class_token == ClassToken::First);
@@ -92,26 +92,13 @@ impl TokensWorkspace {
         similarities.clear();
         partners.clear();
         let every_other = |first| RowsOf { matrix: keys, named: Named::Every { first, step: 2 } };
-        for first in (0..n_a).step_by(STRIP) {
-            let rows = first..n_a.min(first + STRIP);
-            strip.resize(STRIP * n_b, 0.0);
-            products.strip_into(
-                *isa,
-                every_other(0),
-                rows.clone(),
-                every_other(1),
-                n_b,
-                strip,
-                n_b,
-            );
-            for (a, products) in rows.zip(strip.chunks_exact_mut(n_b)) {
-                products.iter_mut().zip(&*inverses).for_each(|(x, inverse)| *x *= inverse);
-                let b = argmax_with(*isa, products).unwrap_or(0);
-                // Adding zero makes one of the zeros of both signs.
-                similarities.push(products[b] * inverse_norm(squares[2 * a]) + 0.0);
-                partners.push(b as u32);
-            }
-        }
+        products.each_row(*isa, every_other(0), every_other(1), |a, products| {
+            scale(products, inverses);
+            let b = argmax_with(*isa, products).unwrap_or(0);
+            // Adding zero makes one of the zeros of both signs.
+            similarities.push(products[b] * inverse_norm(squares[2 * a]) + 0.0);
+            partners.push(b as u32);
+        });
         if class_token == ClassToken::First {
             similarities[0] = f32::NEG_INFINITY;
         }

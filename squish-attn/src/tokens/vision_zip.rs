@@ -14,11 +14,10 @@
 //! square is, go to the first target.
 
 use ndarray::ArrayView2;
-use squish_kernels::reduce::argmax_with;
 
 use super::{
     TokensWorkspace,
-    products::{RowsOf, STRIP},
+    products::RowsOf,
     select::{check_scores, squares_into},
     selection::Assignment,
     tome::inverse_norm,
@@ -31,6 +30,8 @@ pub(super) struct Lists {
     pub(super) kept: Vec<u32>,
     pub(super) targets: Vec<u32>,
     pub(super) others: Vec<u32>,
+    /// The most similar target of each of the others, as its place among targets, and how similar it is.
+    nearest: Vec<(u32, f32)>,
 }
 
 impl TokensWorkspace {
@@ -54,7 +55,7 @@ impl TokensWorkspace {
         contextual: usize,
         out: &mut Assignment,
     ) -> Result<()> {
-        let Self { isa, products, strip, squares, inverses, top, lists, .. } = self;
+        let Self { isa, products, squares, top, lists, .. } = self;
         let n_tokens = attention.len();
         AttnError::check_axis("keys", "rows", n_tokens, keys.nrows())?;
         squares_into("keys", *isa, keys, squares)?;
@@ -63,7 +64,7 @@ impl TokensWorkspace {
         let n_rest = n_tokens - dominant;
         let holds = n_rest == 0 || contextual > 0;
         AttnError::check_value("contextual", contextual as f64, holds, "at least 1")?;
-        let Lists { kept, targets, others } = lists;
+        let Lists { kept, targets, others, nearest } = lists;
         kept.clear();
         kept.extend_from_slice(top.largest(*isa, attention, dominant));
         kept.sort_unstable();
@@ -78,28 +79,21 @@ impl TokensWorkspace {
         for &token in kept.iter().chain(&*targets) {
             out.add_group(token);
         }
-        let n_targets = targets.len();
-        inverses.clear();
-        inverses.extend(targets.iter().map(|&token| inverse_norm(squares[token as usize])));
-        let (of_others, of_targets) = (RowsOf::at(keys, others), RowsOf::at(keys, targets));
-        for first in (0..others.len()).step_by(STRIP) {
-            let rows = first..others.len().min(first + STRIP);
-            strip.resize(STRIP * n_targets, 0.0);
-            let stride = n_targets;
-            products.strip_into(
-                *isa,
-                of_others,
-                rows.clone(),
-                of_targets,
-                n_targets,
-                strip,
-                stride,
-            );
-            for (row, products) in rows.zip(strip.chunks_exact_mut(n_targets)) {
-                products.iter_mut().zip(&*inverses).for_each(|(x, inverse)| *x *= inverse);
-                let nearest = argmax_with(*isa, products).unwrap_or(0);
-                out.assign(others[row], (dominant + nearest) as u32);
+        nearest.clear();
+        nearest.resize(others.len(), (0, f32::NEG_INFINITY));
+        // The few are the rows, since these are copied, and the many are read where they lie.
+        let (of_targets, of_others) = (RowsOf::at(keys, targets), RowsOf::at(keys, others));
+        products.each_row(*isa, of_targets, of_others, |target, products| {
+            let inverse = inverse_norm(squares[targets[target] as usize]);
+            for (nearest, product) in nearest.iter_mut().zip(products) {
+                let similarity = *product * inverse;
+                if similarity > nearest.1 {
+                    *nearest = (target as u32, similarity);
+                }
             }
+        });
+        for (&other, &(target, _)) in others.iter().zip(&*nearest) {
+            out.assign(other, dominant as u32 + target);
         }
         out.finish();
         Ok(())

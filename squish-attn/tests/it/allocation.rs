@@ -6,10 +6,11 @@ use squish_attn::{
     RopeConfig, RopeLayout, RopeMode, RopeOptions, RopeTable, Selection, Sequence, Team,
     TokensWorkspace, Workspace, ndarray,
     tokens::{
-        ClassToken, DpcKnn, KMeans, Merge, PruKeep, PruMerge, gather_into, merge_into, mix_into,
+        ClassToken, DpcKnn, KMeans, Merge, PruKeep, PruMerge, Start, Supplement, gather_into,
+        merge_into, mix_into, widen_keys_into, widen_queries_into,
     },
 };
-use squish_bench::alloc::count_allocations;
+use squish_bench::alloc::{count_allocations, held_bytes};
 use squish_kernels::Isa;
 
 #[test]
@@ -65,32 +66,117 @@ fn attention_allocates_nothing_after_a_call_as_large() {
 
 #[test]
 fn vision_tokens_allocate_nothing_after_a_call_as_large() {
-    let x = Array2::from_shape_fn((90, 20), |(i, j)| ((i * 20 + j) as f32).sin());
-    let attention: Vec<f32> = (0..90).map(|i| (i as f32).cos()).collect();
+    // Rows that are whole blocks are read where they lie, and others are copied.
+    for dim in [20, 32] {
+        allocate_nothing(dim);
+    }
+}
+
+/// Runs each method twice, and counts in the second run.
+fn allocate_nothing(dim: usize) {
+    let x = Array2::from_shape_fn((90, dim), |(i, j)| ((i * dim + j) as f32).sin());
+    let mut attention: Vec<f32> = (0..90).map(|i| (i as f32).cos()).collect();
+    attention[7] = 9.0;
     let (keys, values) = (vec![0.5_f32; 2 * 90 * 32], vec![1.0_f32; 2 * 90 * 32]);
     let source = KvArrays::new([&keys, &values], 2, 90, [32, 32]).expect("as many numbers");
     let queries = Array3::<f32>::ones((40, 4, 32));
-    let (mut workspace, mut kept) = (TokensWorkspace::new(), Selection::default());
-    let (mut groups, mut sums) = (Assignment::default(), Mixture::default());
-    let (mut mass, mut sizes) = (vec![0.0; 90], vec![0.0; 90]);
-    let mut out = Array2::zeros((90, 20));
-    let mut run = || {
-        let sequence = Sequence::causal(&source, 40);
-        workspace.attention_mass_into(queries.view(), sequence, &Options::default(), &mut mass)?;
-        workspace.fast_v_into(&attention, 10..80, Keep::Share(0.5), &mut kept)?;
-        workspace.outliers_into(&attention, &mut kept)?;
-        workspace.magnitude_into(x.view(), Keep::Tokens(45), &mut kept)?;
-        gather_into(x.view(), &kept, out.slice_mut(s![..45, ..]))?;
-        let options = PruMerge { keep: PruKeep::Largest(Keep::Tokens(9)), ..PruMerge::default() };
-        workspace.pru_merge_into(&attention, x.view(), options, &mut sums)?;
-        mix_into(x.view(), &sums, out.slice_mut(s![..sums.len(), ..]))?;
-        workspace.dpc_knn_into(x.view(), 9, DpcKnn::default(), &mut groups)?;
-        workspace.k_means_into(x.view(), 9, KMeans::default(), &mut groups)?;
-        workspace.vision_zip_into(&attention, x.view(), 20, 5, &mut groups)?;
-        workspace.tome_into(x.view(), 30, ClassToken::First, &mut groups)?;
-        let (out, sizes) = (out.slice_mut(s![..60, ..]), &mut sizes[..60]);
-        merge_into(x.view(), None, &groups, Merge::Mean, out, sizes)
+    let heads = Array3::<f32>::ones((90, 2, 32));
+    let mut wide = Array3::<f32>::zeros((90, 2, 33));
+    let mut workspace = TokensWorkspace::new();
+    let (mut kept, mut groups, mut sums) =
+        (Selection::default(), Assignment::default(), Mixture::default());
+    let (mut mass, mut sizes) = (vec![0.0; 90], vec![1.0; 90]);
+    let mut out = Array2::zeros((90, dim));
+    let mut run = |method: &str| {
+        let x = x.view();
+        match method {
+            "mass" => {
+                let (sequence, options) = (Sequence::causal(&source, 40), Options::default());
+                workspace.attention_mass_into(queries.view(), sequence, &options, &mut mass)
+            }
+            "largest" => workspace.largest_into(&attention, Keep::Share(0.5), &mut kept),
+            "fast_v" => workspace.fast_v_into(&attention, 10..80, Keep::Share(0.5), &mut kept),
+            "outliers" => workspace.outliers_into(&attention, &mut kept).map(|_| ()),
+            "magnitude" => workspace.magnitude_into(x, Keep::Tokens(45), &mut kept),
+            "gather" => gather_into(x, &kept, out.slice_mut(s![..kept.len(), ..])),
+            "pru_merge" => workspace.pru_merge_into(&attention, x, PruMerge::default(), &mut sums),
+            "pru_merge+" => {
+                let keep = PruKeep::Largest(Keep::Tokens(9));
+                let options =
+                    PruMerge { keep, supplement: Supplement::Spaced, ..PruMerge::default() };
+                workspace.pru_merge_into(&attention, x, options, &mut sums)
+            }
+            "mix" => mix_into(x, &sums, out.slice_mut(s![..sums.len(), ..])),
+            "dpc_knn" => workspace.dpc_knn_into(x, 9, DpcKnn::default(), &mut groups),
+            "k_means" => workspace.k_means_into(x, 9, KMeans::default(), &mut groups),
+            "k_means++" => {
+                let start = Start::PlusPlus { seed: 1 };
+                let options = KMeans { start, ..KMeans::default() };
+                workspace.k_means_into(x, 9, options, &mut groups)
+            }
+            "targets" => {
+                groups.targets_into(&mut kept);
+                Ok(())
+            }
+            "vision_zip" => workspace.vision_zip_into(&attention, x, 20, 5, &mut groups),
+            "tome" => workspace.tome_into(x, 30, ClassToken::First, &mut groups),
+            "merge" | "merge to targets" => {
+                let how = if method == "merge" { Merge::Mean } else { Merge::TargetPlusMean };
+                let n = groups.n_groups();
+                merge_into(x, None, &groups, how, out.slice_mut(s![..n, ..]), &mut sizes[..n])
+            }
+            "widen_queries" => widen_queries_into(heads.view(), 0.25, wide.view_mut()),
+            "widen_keys" => widen_keys_into(heads.view(), &[2.0; 90], wide.view_mut()),
+            _ => unreachable!("{method}"),
+        }
     };
-    run().expect("fits");
-    assert_eq!(count_allocations(run), (Ok(()), 0));
+    for method in [
+        "mass",
+        "largest",
+        "fast_v",
+        "outliers",
+        "magnitude",
+        "gather",
+        "pru_merge",
+        "pru_merge+",
+        "mix",
+        "dpc_knn",
+        "k_means",
+        "k_means++",
+        "targets",
+        "vision_zip",
+        "merge to targets",
+        "tome",
+        "merge",
+        "widen_queries",
+        "widen_keys",
+    ] {
+        run(method).expect("fits");
+        assert_eq!(count_allocations(|| run(method)), (Ok(()), 0), "{method}, {dim} numbers");
+    }
+}
+
+#[test]
+fn the_mass_takes_256_bytes_a_token_and_no_matrix_of_rows_and_tokens() {
+    const N: usize = 4096;
+    let keys: Vec<f32> = (0..N * 16).map(|i| (i as f32).sin()).collect();
+    let source = KvArrays::new([&keys, &keys], 1, N, [16, 16]).expect("as many numbers");
+    let queries = Array3::from_shape_fn((N, 1, 16), |(i, _, e)| ((i + e) as f32).cos());
+    let mut mass = vec![0.0; N];
+    for mask in [Mask::Full, Mask::Causal] {
+        let mut run = |workspace: &mut TokensWorkspace| {
+            let sequence = Sequence { source: &source, n_rows: N, mask };
+            workspace.attention_mass_into(queries.view(), sequence, &Options::default(), &mut mass)
+        };
+        let (mut workspace, held) = held_bytes(|| {
+            let mut workspace = TokensWorkspace::new();
+            run(&mut workspace).expect("fits");
+            workspace
+        });
+        // The scores of 64 rows, a sum of eight bytes, and what does not grow with the tokens; the matrix would be 64 MiB.
+        assert!(held < (264 * N + (1 << 18)) as i64, "{mask:?}: {held} bytes");
+        // Nor was there anything that did not stay.
+        assert_eq!(count_allocations(|| run(&mut workspace)), (Ok(()), 0), "{mask:?}");
+        assert!((mass.iter().sum::<f32>() - 1.0).abs() < 1e-4, "{mask:?}");
+    }
 }

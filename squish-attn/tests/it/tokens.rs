@@ -5,8 +5,8 @@ use squish_attn::{
     Assignment, AttnError, BitMask, Keep, KvElement, KvSource, Mask, Mixture, Options, Selection,
     Sequence, TokensWorkspace, Workspace, ndarray,
     tokens::{
-        ClassToken, DpcKnn, KMeans, Merge, PruMerge, Start, Supplement, gather_into, merge_into,
-        mix_into, widen_keys_into, widen_queries_into,
+        ClassToken, DpcKnn, KMeans, Merge, PruKeep, PruMerge, Start, Supplement, gather_into,
+        merge_into, mix_into, widen_keys_into, widen_queries_into,
     },
 };
 use squish_bench::input;
@@ -431,6 +431,43 @@ fn the_mass_of_a_tree_and_of_narrow_keys_is_as_exact() {
 }
 
 #[test]
+fn what_is_not_finite_goes_to_the_tokens_that_the_row_sees_and_no_further() {
+    for odd in [f32::NAN, f32::INFINITY] {
+        let (n_tokens, mut queries) = (70, Array3::<f32>::ones((70, 1, 16)));
+        queries[[9, 0, 0]] = odd;
+        let keys = vec![1.0; n_tokens * 16];
+        let source = squish_attn::KvArrays::new([&keys, &keys], 1, n_tokens, [16, 16]);
+        let source = source.expect("fits");
+        for isa in Isa::available() {
+            let (mut workspace, mut mass) = (TokensWorkspace::new_with(isa), vec![0.0; n_tokens]);
+            let sequence = Sequence::causal(&source, n_tokens);
+            workspace
+                .attention_mass_into(queries.view(), sequence, &Options::default(), &mut mass)
+                .expect("fits");
+            assert!(mass[..10].iter().all(|m| m.is_nan()), "{isa:?} {odd}: {mass:?}");
+            assert!(mass[10..].iter().all(|m| m.is_finite()), "{isa:?} {odd}: {mass:?}");
+            // Such attention is refused where tokens are selected by it.
+            let refused =
+                workspace.fast_v_into(&mass, 5..40, Keep::Share(0.5), &mut Selection::default());
+            assert_eq!(refused, Err(AttnError::NotFinite { what: "attention", index: 5 }));
+        }
+    }
+}
+
+#[test]
+fn the_mass_of_no_tokens_is_none() {
+    let source = squish_attn::KvArrays::<f32>::new([&[], &[]], 2, 0, [16, 16]).expect("fits");
+    let queries = Array3::zeros((0, 4, 16));
+    let got = TokensWorkspace::new().attention_mass_into(
+        queries.view(),
+        Sequence { source: &source, n_rows: 0, mask: Mask::Full },
+        &Options::default(),
+        &mut [],
+    );
+    assert_eq!(got, Ok(()));
+}
+
+#[test]
 fn the_mass_of_the_last_row_is_what_fast_v_reads() {
     let cache = Cache::new(|x| 4.0 * x, 1, 100, [32, 32]);
     let queries = Array3::from_shape_vec((1, 4, 32), numbers(128, 4)).expect("queries");
@@ -590,6 +627,20 @@ fn identical_tokens_are_ties_and_the_lowest_go_first() {
             }
             workspace.vision_zip_into(&same, x.view(), 1, 1, &mut groups).expect("fits");
             assert_eq!(groups.targets(), [0, 1]);
+
+            let mut sums = Mixture::default();
+            let options = PruMerge {
+                keep: PruKeep::Largest(Keep::Tokens(1)),
+                neighbors: 1,
+                ..PruMerge::default()
+            };
+            workspace.pru_merge_into(&same, x.view(), options, &mut sums).expect("fits");
+            assert_eq!(sums.terms(0), [(0, 1.0), (1, 0.25)]);
+            workspace
+                .pru_merge_into(&same, x.view(), PruMerge::default(), &mut sums)
+                .expect("fits");
+            // No outlier: all are the rest.
+            assert_eq!((sums.len(), sums.terms(0).len()), (1, n));
         }
     }
 }
@@ -677,6 +728,12 @@ fn keys_of_zeros_are_like_nothing() {
     // Similarities of 0 with all: the first of B.
     assert_eq!(groups.groups()[0], groups.groups()[1]);
     assert_eq!(groups.groups()[4], groups.groups()[1]);
+    workspace.vision_zip_into(&[0.1; 8], keys.view(), 0, 4, &mut groups).expect("fits");
+    // Targets are tokens 0, 2, 4 and 6; of others, the one of zeros goes to the first.
+    assert_eq!((groups.targets(), groups.groups()[3]), (&[0, 2, 4, 6][..], 0));
+    let mut kept = Selection::default();
+    workspace.magnitude_into(keys.view(), Keep::Tokens(5), &mut kept).expect("finite");
+    assert_eq!(kept.indices(), [1, 2, 5, 6, 7]);
     let mut sums = Mixture::default();
     let attention = [9.0, 0.1, 0.2, 0.3, 0.1, 0.2, 0.3, 0.1];
     let options = PruMerge { neighbors: 2, ..PruMerge::default() };
