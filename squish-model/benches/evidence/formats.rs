@@ -6,7 +6,8 @@ use squish_bench::{Cell, Format, Section};
 use squish_model::{DenseTensor, Error, KvType, Projection, TensorSource};
 use squish_quant::{
     Dense, Fp8Format, Fp8Quantizer, Fp8Tensor, Granularity, IntFormat, IntQuantizer, IntTensor,
-    MxQuantizer, MxTensor, ScaleRule, Symmetry, ndarray::ArrayView2,
+    MxFormat, MxQuantizer, MxTensor, NvFp4Quantizer, NvFp4Tensor, ScaleRule, SmxFormat,
+    SmxQuantizer, SmxTensor, Symmetry, ndarray::ArrayView2,
 };
 
 use crate::setup::{Kind, Setup, load, ppl};
@@ -76,7 +77,7 @@ macro_rules! encoded {
         }
     )*};
 }
-encoded!(Fp8Tensor MxTensor IntTensor);
+encoded!(Fp8Tensor MxTensor NvFp4Tensor SmxTensor IntTensor);
 
 /// The formats by name, in the order of printing.
 fn formats() -> Vec<(String, Encode)> {
@@ -101,6 +102,26 @@ fn formats() -> Vec<(String, Encode)> {
         let quantizer = MxQuantizer { rule, ..Default::default() };
         all.push((
             format!("mxfp4, scales {rule:?}"),
+            Box::new(move |x| quantizer.encode(x).expect(FINITE).bytes_and_values()),
+        ));
+    }
+    for format in MxFormat::ALL.into_iter().filter(|&format| format != MxFormat::MxFp4) {
+        for rule in [ScaleRule::Floor, ScaleRule::MinMse] {
+            let quantizer = MxQuantizer { format, rule, ..Default::default() };
+            all.push((
+                format!("{}, scales {rule:?}", format.name()),
+                Box::new(move |x| quantizer.encode(x).expect(FINITE).bytes_and_values()),
+            ));
+        }
+    }
+    all.push((
+        "nvfp4".to_owned(),
+        Box::new(|x| NvFp4Quantizer::default().encode(x).expect(FINITE).bytes_and_values()),
+    ));
+    for format in SmxFormat::ALL {
+        let quantizer = SmxQuantizer { format, ..Default::default() };
+        all.push((
+            format!("{}, shared microexponents", format.name()),
             Box::new(move |x| quantizer.encode(x).expect(FINITE).bytes_and_values()),
         ));
     }
