@@ -23,7 +23,7 @@ static RECORD: Row = Row {
     module: "QuantAwareCalibrator",
     operation: "record(), histograms",
     shape: "16x32",
-    targets: &[at_most(20.0)],
+    targets: &[at_most(26.0)],
     ..Row::SEED
 };
 
@@ -31,7 +31,7 @@ static COMPUTE_SCALES: Row = Row {
     id: "calibrate/compute_scales",
     operation: "scales_into(), percentile",
     shape: "32",
-    targets: &[at_most(10.0)],
+    targets: &[at_most(14.0)],
     ..RECORD
 };
 
@@ -60,7 +60,7 @@ static SPARSITY_RECORD: Row = Row {
     shape: "16x256",
     work: Work::bytes(4 * 16 * 256, 0),
     limit: Limit::Read(Residency::L1),
-    targets: &[at_most(1.2)],
+    targets: &[at_most(1.6)],
     ..Row::SEED
 };
 
