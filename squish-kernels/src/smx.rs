@@ -259,7 +259,7 @@ mod tests {
 
     /// Bits of any pattern.
     fn noise(n: usize) -> impl Iterator<Item = u32> {
-        (1..=n as u32).map(|i| (u64::from(i) * 0x9e37_79b9_7f4a_7c15 >> 21) as u32)
+        (1..=n as u32).map(|i| (u64::from(i).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 21) as u32)
     }
 
     fn agrees<const BITS: usize>() {
