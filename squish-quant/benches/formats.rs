@@ -139,6 +139,9 @@ impl Format {
     }
 }
 
+/// Writes the values of a matrix that is there.
+type Decoder<'a> = dyn Fn(ArrayViewMut2<'_, f32>) + 'a;
+
 /// A square matrix in one of the formats.
 struct Matrix {
     format: Format,
@@ -170,7 +173,7 @@ impl Matrix {
     }
 
     /// Writes the values. What views check of their bytes is no part of that.
-    fn decoder(&self) -> Box<dyn Fn(ArrayViewMut2<'_, f32>) + '_> {
+    fn decoder(&self) -> Box<Decoder<'_>> {
         let Self { format, side, codes, scales, global } = self;
         let (shape, valid, same) = ([*side; 2], "as encoded", "same shape");
         match *format {
