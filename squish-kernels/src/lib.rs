@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 
 pub mod attention;
+pub mod bits;
 pub mod blocks;
 mod bytes;
 pub mod cast;
@@ -22,6 +23,7 @@ pub mod probe;
 pub mod real;
 mod rows;
 pub mod select;
+pub mod smx;
 #[doc(hidden)]
 pub mod stream;
 pub mod team;

@@ -1,11 +1,14 @@
 //! Calibration, activation sparsity and rotations: the seed's shapes, and those of a layer of 4096 channels. One thread.
 
 use squish_bench::{Limit, Residency, Row, Target, Work, black_box, input};
+use squish_kernels::histogram::SLOTS;
 use squish_quant::{
     ActSparsityPredictor, CalibratorOptions, IntFormat, IntRange, Method, QuantAwareCalibrator,
     SparseFfnGate, SparsityOptions, SparsityStatistic, Statistic, Target as Format, hadamard_block,
     hadamard_in_place, ndarray::ArrayView2,
 };
+
+use common::at_most;
 
 mod common;
 
@@ -20,6 +23,7 @@ static RECORD: Row = Row {
     module: "QuantAwareCalibrator",
     operation: "record(), histograms",
     shape: "16x32",
+    targets: &[at_most(26.0)],
     ..Row::SEED
 };
 
@@ -27,6 +31,7 @@ static COMPUTE_SCALES: Row = Row {
     id: "calibrate/compute_scales",
     operation: "scales_into(), percentile",
     shape: "32",
+    targets: &[at_most(14.0)],
     ..RECORD
 };
 
@@ -55,6 +60,7 @@ static SPARSITY_RECORD: Row = Row {
     shape: "16x256",
     work: Work::bytes(4 * 16 * 256, 0),
     limit: Limit::Read(Residency::L1),
+    targets: &[at_most(1.6)],
     ..Row::SEED
 };
 
@@ -105,18 +111,19 @@ fn main() {
     suite.row(&RECORD, |row| {
         let x = input::normal(SEED[0] * SEED[1], 1);
         let mut calibrator = calibrator(SEED[1], Statistic::Histogram);
-        row.check(|| calibrator.record(batch(&x, SEED)).expect("a batch")).ours(|bench| {
-            // Started again before its counters are full.
-            let (fresh, mut n_calls) = (calibrator.clone(), 0_u32);
-            bench.iter(|| {
+        // Started again before its counters are full.
+        let (fresh, mut n_calls) = (calibrator.clone(), 0_u32);
+        row.check(|| calibrator.record(batch(&x, SEED)).expect("a batch")).ours_and_memcpy(
+            size_of_val(&x[..]),
+            || {
                 n_calls += 1;
                 if n_calls > 1 << 27 {
                     calibrator.clone_from(&fresh);
                     n_calls = 0;
                 }
                 calibrator.record(black_box(batch(&x, SEED))).expect("a batch");
-            });
-        })
+            },
+        )
     });
     suite.row(&COMPUTE_SCALES, |row| {
         let [n_rows, n] = [4096, 32];
@@ -129,7 +136,9 @@ fn main() {
             calibrator.scales_into(method, INT8, &mut scales).expect("data");
             assert!(scales.iter().all(|s| (2.5..4.5).contains(&(s * 127.0))), "{scales:?}");
         })
-        .ours(|bench| bench.iter(|| black_box(&calibrator).scales_into(method, INT8, &mut scales)))
+        .ours_and_memcpy(4 * SLOTS * n, || {
+            black_box(&calibrator).scales_into(method, INT8, &mut scales)
+        })
     });
     for (row, statistic) in
         [(&RECORD_RANGE, Statistic::MinMax), (&RECORD_HISTOGRAM, Statistic::Histogram)]
@@ -186,15 +195,13 @@ fn sparsity(suite: &mut squish_bench::Suite) {
             predictor.record(0, batch(&x, shape)).expect("a batch");
             assert!(predictor.sparsity_map().expect("data")[0] < 0.05);
         })
-        .ours(|bench| {
-            bench.iter(|| {
-                n_calls += 1;
-                if n_calls > 1 << 27 {
-                    predictor.clone_from(&fresh);
-                    n_calls = 0;
-                }
-                predictor.record(0, black_box(batch(&x, shape))).expect("a batch");
-            });
+        .ours_and_memcpy(size_of_val(&x[..]), || {
+            n_calls += 1;
+            if n_calls > 1 << 27 {
+                predictor.clone_from(&fresh);
+                n_calls = 0;
+            }
+            predictor.record(0, black_box(batch(&x, shape))).expect("a batch");
         })
     });
     suite.row(&SPARSITY_CALIBRATE, |row| {
@@ -209,7 +216,7 @@ fn sparsity(suite: &mut squish_bench::Suite) {
             let n = gate.apply_in_place(&mut x);
             assert!((1800..2300).contains(&n) && n == x.iter().filter(|x| **x != 0.0).count());
         })
-        .ours(|bench| bench.iter(|| gate.apply_in_place(black_box(&mut x))))
+        .ours_and_memcpy(4 * 16 * 256, || gate.apply_in_place(black_box(&mut x)))
     });
     suite.row(&SELECT, |row| {
         let x = input::normal(14336, 1);

@@ -10,8 +10,8 @@ use squish_bench::{
 };
 use squish_kernels::{Isa, Team, probe as kernels};
 use squish_quant::{
-    Activation, Fp8Quantizer, Granularity, IntFormat, IntQuantizer, MxQuantizer, PackedMatrix,
-    Workspace,
+    Activation, Fp8Quantizer, Granularity, IntFormat, IntQuantizer, MxFormat, MxQuantizer,
+    NvFp4Quantizer, PackedMatrix, Workspace,
     ndarray::{Array2, ArrayView2},
     packed::{Dense, Weights},
 };
@@ -28,10 +28,23 @@ enum Format {
     MxFp4,
     Int4,
     Int8,
+    MxFp8,
+    MxInt8,
+    NvFp4,
 }
 
 impl Format {
-    const ALL: [Self; 6] = [Self::F32, Self::Bf16, Self::Fp8, Self::MxFp4, Self::Int4, Self::Int8];
+    const ALL: [Self; 9] = [
+        Self::F32,
+        Self::Bf16,
+        Self::Fp8,
+        Self::MxFp4,
+        Self::Int4,
+        Self::Int8,
+        Self::MxFp8,
+        Self::MxInt8,
+        Self::NvFp4,
+    ];
 
     const fn id(self) -> &'static str {
         match self {
@@ -41,6 +54,9 @@ impl Format {
             Self::MxFp4 => "product/mxfp4_q8",
             Self::Int4 => "product/int4_q8",
             Self::Int8 => "product/int8_q8",
+            Self::MxFp8 => "product/mxfp8_bf16",
+            Self::MxInt8 => "product/mxint8_q8",
+            Self::NvFp4 => "product/nvfp4_q8",
         }
     }
 
@@ -52,6 +68,9 @@ impl Format {
             Self::MxFp4 => "MXFP4, inputs in int8",
             Self::Int4 => "INT4 groups of 32, inputs in int8",
             Self::Int8 => "INT8 per channel, inputs in int8",
+            Self::MxFp8 => "MXFP8 E4M3, inputs in bf16",
+            Self::MxInt8 => "MXINT8, inputs in int8",
+            Self::NvFp4 => "NVFP4, inputs in int8",
         }
     }
 
@@ -59,9 +78,14 @@ impl Format {
     const fn peak(self) -> Limit {
         match self {
             Self::F32 => Limit::Fma,
-            Self::Bf16 | Self::Fp8 => Limit::Bf16Dot,
-            Self::MxFp4 | Self::Int4 | Self::Int8 => Limit::Int8Dot,
+            Self::Bf16 | Self::Fp8 | Self::MxFp8 => Limit::Bf16Dot,
+            Self::MxFp4 | Self::Int4 | Self::Int8 | Self::MxInt8 | Self::NvFp4 => Limit::Int8Dot,
         }
+    }
+
+    /// Whether all numbers of rows are measured. The others have the kernels of these, with other scales.
+    const fn has_sweep(self) -> bool {
+        !matches!(self, Self::MxFp8 | Self::MxInt8 | Self::NvFp4)
     }
 
     /// The packed matrix, and the weights that it stands for.
@@ -87,8 +111,18 @@ impl Format {
                 let tensor = Fp8Quantizer::default().encode(weights).expect("finite");
                 pack((&tensor).into(), tensor.decode())
             }
-            Self::MxFp4 => {
-                let tensor = MxQuantizer::default().encode(weights).expect("finite");
+            Self::MxFp4 | Self::MxFp8 | Self::MxInt8 => {
+                let format = match self {
+                    Self::MxFp8 => MxFormat::MxFp8E4M3,
+                    Self::MxInt8 => MxFormat::MxInt8,
+                    _ => MxFormat::MxFp4,
+                };
+                let quantizer = MxQuantizer { format, ..MxQuantizer::default() };
+                let tensor = quantizer.encode(weights).expect("finite");
+                pack((&tensor).into(), tensor.decode())
+            }
+            Self::NvFp4 => {
+                let tensor = NvFp4Quantizer::default().encode(weights).expect("finite");
                 pack((&tensor).into(), tensor.decode())
             }
             Self::Int4 | Self::Int8 => {
@@ -128,6 +162,8 @@ impl Case {
             Format::Fp8 | Format::Int8 => weights + 4 * n_outputs,
             Format::MxFp4 => weights * 17 / 32,
             Format::Int4 => weights * 5 / 8,
+            Format::MxFp8 | Format::MxInt8 => weights * 33 / 32,
+            Format::NvFp4 => weights * 9 / 16 + 4 * n_outputs,
         };
         let read = if self.in_cache() { Residency::L2 } else { Residency::Dram };
         let limit = if n_rows >= 64 { format.peak() } else { Limit::Read(read) };
@@ -161,7 +197,8 @@ impl Case {
                 let share = match format {
                     Format::F32 | Format::MxFp4 => 0.92,
                     Format::Bf16 => 0.90,
-                    Format::Fp8 | Format::Int4 | Format::Int8 => 0.88,
+                    Format::Fp8 | Format::Int4 | Format::Int8 | Format::NvFp4 => 0.88,
+                    Format::MxFp8 | Format::MxInt8 => 0.85,
                 };
                 vec![Target::AtLeastShareOfProbe { probe: "read", share }]
             }
@@ -296,9 +333,11 @@ impl Bench {
             } else {
                 cases.push(case(1, 2));
             }
-            if n_outputs == 4096 {
+            if n_outputs == 4096 && format.has_sweep() {
                 cases.extend([2, 4, 8, 16, 32, 64, 512].map(|n_rows| case(n_rows, 1)));
                 cases.push(case(512, 2));
+            } else if n_outputs == 4096 {
+                cases.extend([8, 512].map(|n_rows| case(n_rows, 1)));
             }
             for case in cases {
                 let team = if case.threads == 1 { one } else { two };

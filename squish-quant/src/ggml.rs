@@ -39,21 +39,24 @@ pub const NVFP4_BLOCK_BYTES: usize = 36;
 
 const HALF: usize = MX_BLOCK / 2;
 
-/// The bytes of a matrix as ggml's blocks, `[rows, cols / 32, 17]`; none if its format is not [`MxFormat::MxFp4`].
-pub fn mxfp4_to_blocks<C: AsRef<[u8]>, S: AsRef<[u8]>>(tensor: &MxTensor<C, S>) -> Vec<u8> {
+/// The bytes of a matrix as ggml's blocks, `[rows, cols / 32, 17]`.
+///
+/// # Errors
+///
+/// [`Error::Unsupported`] if its format is not [`MxFormat::MxFp4`].
+pub fn mxfp4_to_blocks<C: AsRef<[u8]>, S: AsRef<[u8]>>(tensor: &MxTensor<C, S>) -> Result<Vec<u8>> {
     if tensor.format() != MxFormat::MxFp4 {
-        return Vec::new();
+        return Err(Error::Unsupported {
+            format: tensor.format().name(),
+            what: "ggml's blocks of MXFP4",
+        });
     }
-    let blocks = tensor.codes().as_chunks::<HALF>().0.iter().zip(tensor.scales());
-    blocks
-        .flat_map(|(codes, &scale)| {
-            let mut block = [scale; MXFP4_BLOCK_BYTES];
-            for (j, byte) in block[1..].iter_mut().enumerate() {
-                *byte = nibble(codes, j) | nibble(codes, j + HALF) << 4;
-            }
-            block
-        })
-        .collect()
+    let mut out = Vec::with_capacity(tensor.scales().len() * MXFP4_BLOCK_BYTES);
+    for (codes, &scale) in tensor.codes().as_chunks::<HALF>().0.iter().zip(tensor.scales()) {
+        out.push(scale);
+        out.extend((0..HALF).map(|j| nibble(codes, j) | nibble(codes, j + HALF) << 4));
+    }
+    Ok(out)
 }
 
 /// A matrix of `shape` from ggml's blocks, `[rows, cols / 32, 17]`.

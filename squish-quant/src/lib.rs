@@ -3,7 +3,6 @@
 
 pub mod awq;
 mod band;
-mod bits;
 pub mod calibrate;
 pub mod compressed_tensors;
 pub mod error;

@@ -31,13 +31,18 @@
 use std::ops::Range;
 
 use ndarray::{Array2, ArrayView2, ArrayViewMut2};
-use squish_kernels::element::E8M0;
+use squish_kernels::{
+    Isa,
+    bits::unpack_into,
+    smx::{decode_smx_to, encode_smx_to},
+    stream::Stores,
+};
 
 use crate::{
     band::{
-        CastBand, check_finite, check_out, check_rows, decode_rows, first_non_finite, rows_of, runs,
+        CastBand, RUN_BLOCKS, check_finite, check_out, check_rows, decode_rows, finite_abs_max,
+        rows_of, runs,
     },
-    bits::{pack_into, unpack_into},
     error::{Error, Result},
     granularity::{NonFinite, n_elements},
     parallel::for_bands,
@@ -186,31 +191,36 @@ impl SmxQuantizer {
     /// Blocks of rows whose buffers have been checked. An error leaves them half written.
     fn encode_rows(self, x: ArrayView2<'_, f32>, blocks: &mut [u8]) -> Result<()> {
         let bytes = size_of::<f32>() * x.len() + blocks.len();
+        let stores = Stores::for_bytes(bytes);
         for_bands(
             CastBand { first_row: 0, x, codes: blocks },
             1,
             bytes,
             &|band| match self.format {
-                SmxFormat::Smx4 => self.encode_band::<3>(band),
-                SmxFormat::Smx6 => self.encode_band::<5>(band),
-                SmxFormat::Smx9 => self.encode_band::<8>(band),
+                SmxFormat::Smx4 => self.encode_band::<3>(stores, band),
+                SmxFormat::Smx6 => self.encode_band::<5>(stores, band),
+                SmxFormat::Smx9 => self.encode_band::<8>(stores, band),
             },
         )
     }
 
-    fn encode_band<const BITS: usize>(self, band: CastBand<'_>) -> Result<()> {
+    fn encode_band<const BITS: usize>(self, stores: Stores, band: CastBand<'_>) -> Result<()> {
         let CastBand { first_row, x, codes: blocks } = band;
-        let (cols, block_bytes) = (x.ncols(), self.format.block_bytes());
+        let (isa, block_bytes) = (Isa::detect(), self.format.block_bytes());
+        let mut largest = [0.0; RUN_BLOCKS];
         for run in runs(&x, SMX_BLOCK) {
-            let blocks = blocks[run.block * block_bytes..].chunks_exact_mut(block_bytes);
-            for (i, (x, block)) in run.x.as_chunks::<SMX_BLOCK>().0.iter().zip(blocks).enumerate() {
-                if x.iter().all(|x| x.is_finite()) {
-                    encode_block::<BITS>(x, block);
-                } else if self.non_finite == NonFinite::Error {
-                    let first_element = first_row * cols + run.element + i * SMX_BLOCK;
-                    return Err(first_non_finite(first_element, x));
-                } else {
-                    encode_block::<BITS>(&saturated(x), block);
+            let n_blocks = run.x.len() / SMX_BLOCK;
+            let largest = &mut largest[..n_blocks];
+            let blocks = &mut blocks[run.block * block_bytes..][..n_blocks * block_bytes];
+            let first_element = first_row * x.ncols() + run.element;
+            let all_finite =
+                finite_abs_max(self.non_finite, first_element, run.x, SMX_BLOCK, largest)?;
+            encode_smx_to::<BITS>(isa, stores, run.x, largest, blocks);
+            if !all_finite {
+                let each = run.x.as_chunks::<SMX_BLOCK>().0.iter().zip(largest.chunks(1));
+                for ((x, largest), block) in each.zip(blocks.chunks_exact_mut(block_bytes)) {
+                    let x = saturated(x, largest[0]);
+                    encode_smx_to::<BITS>(isa, Stores::Cached, &x, largest, block);
                 }
             }
         }
@@ -218,48 +228,12 @@ impl SmxQuantizer {
     }
 }
 
-/// `1.5 · 2^23`, to which the sum with a small number is rounded to an integer, in two's complement in its low bits.
-const ROUNDER: f32 = 12_582_912.0;
-
-/// One block, whose elements are finite.
-fn encode_block<const BITS: usize>(x: &[f32; SMX_BLOCK], block: &mut [u8]) {
-    let magnitude_bits = BITS - 1;
-    let limit = ((1 << magnitude_bits) - 1) as f32;
-    let exponents = x.map(|x| (x.to_bits() >> 23) as u8);
-    let shared = exponents.into_iter().fold(0, u8::max);
-    // Products with powers of two are exact where they do not round to zero: the first lies below 2.
-    let inverse = E8M0::from_bits(254 - shared).to_f32();
-    let (mut codes, mut halved) = ([0; SMX_BLOCK], 0);
-    for pair in 0..SMX_BLOCK / 2 {
-        let both_less = exponents[2 * pair].max(exponents[2 * pair + 1]) < shared;
-        halved |= u8::from(both_less) << pair;
-        let steps = (1 << (magnitude_bits - 1 + usize::from(both_less))) as f32;
-        for i in [2 * pair, 2 * pair + 1] {
-            let x = if exponents[i] == 0 { 0.0 } else { x[i] };
-            let code = (x * inverse * steps).clamp(-limit, limit) + ROUNDER;
-            codes[i] = code.to_bits() as u8;
-        }
-    }
-    (block[0], block[1]) = (shared, halved);
-    pack_into::<BITS>(&codes, &mut block[HEADER..]);
-}
-
-/// The elements of a block, with NaN as zero and infinities as what has the largest code that its finite elements leave.
+/// The elements of a block, with NaN as zero and infinities as what has the largest code that the largest finite element
+/// leaves.
 #[cold]
-fn saturated(x: &[f32; SMX_BLOCK]) -> [f32; SMX_BLOCK] {
-    let finite = x.iter().filter(|x| x.is_finite());
-    let largest = finite.fold(0f32, |largest, x| largest.max(x.abs()));
+fn saturated(x: &[f32; SMX_BLOCK], largest: f32) -> [f32; SMX_BLOCK] {
     let limit = f32::from_bits(largest.to_bits() | 0x007f_ffff);
     x.map(|x| if x.is_nan() { 0.0 } else { x.clamp(-limit, limit) })
-}
-
-/// The values of one block.
-fn decode_block<const BITS: usize>(block: &[u8], out: &mut [f32; SMX_BLOCK]) {
-    let codes = codes::<BITS>(block);
-    for (i, (out, code)) in out.iter_mut().zip(codes).enumerate() {
-        let halved = i32::from(block[1] >> (i / 2) & 1);
-        *out = f32::from(code) * power_of_two(i32::from(block[0]) - halved - (BITS as i32 - 2));
-    }
 }
 
 /// The codes of a block.
@@ -268,11 +242,6 @@ fn codes<const BITS: usize>(block: &[u8]) -> [i8; SMX_BLOCK] {
     unpack_into::<BITS>(&block[HEADER..], &mut codes);
     // The sign bit goes to the top and, with copies of it behind, back.
     codes.map(|code| (code << (8 - BITS)) as i8 >> (8 - BITS))
-}
-
-/// `2^(field - 127)`, for fields of -22 to 254.
-fn power_of_two(field: i32) -> f32 {
-    f32::from_bits(if field > 0 { (field as u32) << 23 } else { 1 << (22 + field) })
 }
 
 impl<B: AsRef<[u8]>> SmxTensor<B> {
@@ -359,21 +328,19 @@ impl SmxView<'_> {
     fn decode_rows(self, first_row: usize, out: ArrayViewMut2<'_, f32>) {
         let bytes =
             size_of::<f32>() * out.len() + out.len() / SMX_BLOCK * self.format.block_bytes();
+        let stores = Stores::for_bytes(bytes);
         decode_rows(first_row, out, true, bytes, |first_row, out| match self.format {
-            SmxFormat::Smx4 => self.decode_line::<3>(first_row, out),
-            SmxFormat::Smx6 => self.decode_line::<5>(first_row, out),
-            SmxFormat::Smx9 => self.decode_line::<8>(first_row, out),
+            SmxFormat::Smx4 => self.decode_line::<3>(stores, first_row, out),
+            SmxFormat::Smx6 => self.decode_line::<5>(stores, first_row, out),
+            SmxFormat::Smx9 => self.decode_line::<8>(stores, first_row, out),
         });
     }
 
     /// The values of whole rows, from `first_row` on, that follow each other in `out`.
-    fn decode_line<const BITS: usize>(self, first_row: usize, out: &mut [f32]) {
-        let block_bytes = self.format.block_bytes();
-        let first_byte = first_row * (self.shape[1] / SMX_BLOCK) * block_bytes;
-        let blocks = self.blocks[first_byte..].chunks_exact(block_bytes);
-        for (block, out) in blocks.zip(out.as_chunks_mut().0) {
-            decode_block::<BITS>(block, out);
-        }
+    fn decode_line<const BITS: usize>(self, stores: Stores, first_row: usize, out: &mut [f32]) {
+        let [first, n] = [first_row * self.shape[1], out.len()]
+            .map(|n| n / SMX_BLOCK * self.format.block_bytes());
+        decode_smx_to::<BITS>(Isa::detect(), stores, &self.blocks[first..first + n], out);
     }
 }
 

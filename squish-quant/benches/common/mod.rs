@@ -1,4 +1,4 @@
-//! What the benches of the three codecs share.
+//! What the benches of the codecs share.
 
 #![allow(dead_code, reason = "one of them has no rows in cache")]
 

@@ -2,6 +2,7 @@
 
 use squish_kernels::{
     Isa,
+    bits::{pack_with, unpack_with},
     cast::{decode_blocks_to, encode_blocks_to},
     element::{E2M3, E3M2, E4M3, E5M2, E8M0, Element, Overflow},
     integer::{Blocks, decode_i8_blocks_to, encode_i8_blocks_to},
@@ -10,10 +11,7 @@ use squish_kernels::{
 };
 
 use super::{MX_BLOCK, MxFormat};
-use crate::{
-    band::RUN_BLOCKS,
-    bits::{pack_into, unpack_into},
-};
+use crate::band::RUN_BLOCKS;
 
 /// Elements of six bits that are cast before they are packed: what they need stays in L1 beside a run.
 const PIECE: usize = 64 * MX_BLOCK;
@@ -137,7 +135,7 @@ fn encode_sixes<E: Element>(
     for ((x, factors), codes) in pieces.zip(codes.chunks_mut(PIECE / 8 * 6)) {
         let bytes = &mut bytes[..x.len()];
         encode_bytes::<E>(isa, Stores::Cached, x, factors, bytes);
-        pack_into::<6>(bytes, codes);
+        pack_with::<6>(isa, bytes, codes);
     }
 }
 
@@ -153,7 +151,7 @@ fn decode_sixes<E: Element>(
     let pieces = codes.chunks(PIECE / 8 * 6).zip(factors.chunks(PIECE / MX_BLOCK));
     for ((codes, factors), out) in pieces.zip(out.chunks_mut(PIECE)) {
         let bytes = &mut bytes[..out.len()];
-        unpack_into::<6>(codes, bytes);
+        unpack_with::<6>(isa, codes, bytes);
         decode_bytes::<E>(isa, stores, bytes, factors, out);
     }
 }

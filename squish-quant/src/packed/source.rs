@@ -1,13 +1,13 @@
 //! The tensors of this crate as what panels are packed from.
 
 use squish_kernels::{
+    bits::unpack_into,
     element::{E2M3, E3M2, E4M3, Element, Overflow},
     panel::{PanelScale, PanelSource},
 };
 
 use super::{Dense, Weights};
 use crate::{
-    bits::unpack_into,
     error::{Error, Result},
     granularity::{Granularity, n_elements},
     int::IntFormat,
