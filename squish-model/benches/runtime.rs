@@ -26,6 +26,9 @@ const CONTEXT: usize = 512;
 /// Layers of the model whose prefill is timed: of all of them it takes seconds, twenty times.
 const PREFILL_LAYERS: usize = 4;
 
+/// Passes until thresholds leave out what they are to.
+const THRESHOLD_ROUNDS: usize = 8;
+
 /// Shares of inputs that are left out, in per cent.
 const LEFT_OUT: [usize; 4] = [0, 25, 50, 75];
 
@@ -343,8 +346,6 @@ fn mlp<'s>(
 ) -> squish_bench::Checked<'s> {
     let config = model.config();
     let widths = [config.hidden_size, config.intermediate_size].repeat(config.n_layers());
-    let predictor = ActSparsityPredictor::new(&widths, SparsityOptions::default());
-    let mut seen = Magnitudes(predictor.expect("near zero"));
     let step = |runner: &mut Runner, ids: &[SequenceId], hooks: &mut Hooks<'_>| {
         let parts: Vec<Part<'_>> = ids.iter().map(|&id| Part::new(id, &[7])).collect();
         let mut output = runner.forward_with(&parts, hooks).expect("room");
@@ -353,11 +354,19 @@ fn mlp<'s>(
     let mut runner = runner(model, team, 2);
     let ids = [(); 2].map(|()| runner.create().expect("room"));
     let one = &ids[..1];
-    step(&mut runner, one, &mut Hooks { recorder: Some(&mut seen), ..Hooks::default() });
     // The least positive threshold leaves out zeros alone: all columns are read.
-    let mut thresholds = seen.0.thresholds(left_out as f64 / 100.0).expect("a share");
-    thresholds.iter_mut().for_each(|threshold| *threshold = threshold.max(f32::MIN_POSITIVE));
-    let (thresholds, zeros) = (Thresholds(thresholds), Zeros::default());
+    let mut thresholds = Thresholds(vec![f32::MIN_POSITIVE; widths.len()]);
+    // What is left out before changes what comes after.
+    for _ in 0..THRESHOLD_ROUNDS {
+        let predictor = ActSparsityPredictor::new(&widths, SparsityOptions::default());
+        let mut seen = Magnitudes(predictor.expect("near zero"));
+        let recorder: Option<&mut dyn Recorder> = Some(&mut seen);
+        let mut hooks = Hooks { recorder, sparsity: Some(&thresholds), ..Hooks::default() };
+        step(&mut runner, one, &mut hooks);
+        thresholds.0 = seen.0.thresholds(left_out as f64 / 100.0).expect("a share");
+        thresholds.0.iter_mut().for_each(|at| *at = at.max(f32::MIN_POSITIVE));
+    }
+    let zeros = Zeros::default();
     let sparse = || Hooks { sparsity: Some(&thresholds), ..Hooks::default() };
     let row = row.check(|| {
         let got = step(&mut runner, one, &mut Hooks { adapter: Some(&zeros), ..sparse() });

@@ -427,9 +427,10 @@ mod x86 {
     use fearless_simd::Avx2;
 
     use super::{
-        Ahead, Code, DECODED_PAIRS, Job, Native, PANEL, Part, ProductScratch, for_sums,
+        Ahead, Code, DECODED_PAIRS, Job, Native, PANEL, Part, ProductScratch, for_group, for_sums,
+        one_row_of,
         pairs::{self, Bf16Dot, with_bf16_dot},
-        quads,
+        prefetch, quads,
     };
 
     /// The level of AVX2, and AVX-VNNI. All features of the level are named: a function that has fewer does not inline the SIMD library's
@@ -444,7 +445,35 @@ mod x86 {
     with_bf16_dot! {
         /// The level of AVX-512, and its instruction for pairs of BF16.
         pub(super) fn run_pairs(token: Bf16Dot, job: Job<'_>) {
-            pair_tiles(token, job);
+            match (job.sums.len(), job.layout.code()) {
+                (1, Code::E4M3) => one_row::<pairs::Float8<4>>(token, job),
+                (1, Code::E5M2) => one_row::<pairs::Float8<5>>(token, job),
+                _ => pair_tiles(token, job),
+            }
+        }
+    }
+
+    /// Groups may be as short as a block, so that what comes before and after their pairs counts.
+    #[inline(always)]
+    fn one_row<P: pairs::Pairs>(token: Bf16Dot, job: Job<'_>) {
+        let Job { layout, panel, .. } = job;
+        for (group_idx, group) in layout.groups(panel).enumerate() {
+            let x = one_row_of(&job, group_idx).words;
+            let pairs = group.codes.chunks_exact(P::PAIR_BYTES).zip(x).map(
+                #[inline(always)]
+                |(pair, &x)| {
+                    prefetch::lines(pair, prefetch::AHEAD);
+                    (pair, x)
+                },
+            );
+            for_group(
+                token.level(),
+                layout,
+                &group,
+                &mut job.sums[0],
+                #[inline(always)]
+                |sums| pairs::one_row::<P>(token, pairs, sums),
+            );
         }
     }
 
