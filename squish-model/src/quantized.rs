@@ -157,6 +157,7 @@ fn decode(weights: Weights<'_>) -> Vec<f32> {
         Weights::Fp8(tensor) => tensor.decode(),
         Weights::Mx(tensor) => tensor.decode(),
         Weights::NvFp4(tensor) => tensor.decode(),
+        Weights::Smx(tensor) => tensor.decode(),
         Weights::Int(tensor) => tensor.decode(),
         Weights::Dense { .. } => unreachable!("dense weights are read as they are"),
     };

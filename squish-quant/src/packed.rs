@@ -8,10 +8,11 @@
 //! |---|---|---|---|---|
 //! | f32, f16 | yes | — | — | `F32` |
 //! | bf16, FP8 | yes | yes | — | `Bf16` |
-//! | MXFP8, MXFP6 | yes | yes | — | `Bf16` |
+//! | MXFP8, MXFP6, shared microexponents | yes | yes | — | `Bf16` |
 //! | MXFP4, NVFP4, MXINT8, INT8, INT4 | yes | yes | yes | `Q8` |
 //!
-//! MXFP6 is packed as MXFP8 E4M3, which has all of its values.
+//! MXFP6 is packed as MXFP8 E4M3, which has all of its values. So has BF16 those of shared microexponents down to 2^-133, and they are packed
+//! as that.
 //!
 //! The `F32` mode is the product of the decoded weights, added in order of the inputs. `Bf16` rounds inputs to BF16, `Q8`
 //! to INT8 with a scale for each block of 32.
@@ -52,6 +53,7 @@ use crate::{
     mx::{MxFormat, MxTensor, MxView},
     nvfp4::{NvFp4Tensor, NvFp4View},
     parallel::{Rows, for_bands},
+    smx::{SmxTensor, SmxView},
 };
 
 mod bytes;
@@ -109,6 +111,8 @@ pub enum Weights<'a> {
     Mx(MxView<'a>),
     /// NVFP4.
     NvFp4(NvFp4View<'a>),
+    /// Shared microexponents.
+    Smx(SmxView<'a>),
     /// INT8 and INT4.
     Int(IntView<'a>),
 }
@@ -116,6 +120,12 @@ pub enum Weights<'a> {
 impl<'a, C: AsRef<[u8]>, S: AsRef<[u8]>> From<&'a NvFp4Tensor<C, S>> for Weights<'a> {
     fn from(tensor: &'a NvFp4Tensor<C, S>) -> Self {
         Self::NvFp4(tensor.view())
+    }
+}
+
+impl<'a, B: AsRef<[u8]>> From<&'a SmxTensor<B>> for Weights<'a> {
+    fn from(tensor: &'a SmxTensor<B>) -> Self {
+        Self::Smx(tensor.view())
     }
 }
 
@@ -151,6 +161,7 @@ impl Weights<'_> {
             Self::Fp8(tensor) => tensor.shape(),
             Self::Mx(tensor) => tensor.shape(),
             Self::NvFp4(tensor) => tensor.shape(),
+            Self::Smx(tensor) => tensor.shape(),
             Self::Int(tensor) => tensor.shape(),
         }
     }
@@ -160,7 +171,9 @@ impl Weights<'_> {
     pub fn default_activation(&self) -> Activation {
         match self {
             Self::Dense { dense: Dense::F32 | Dense::F16, .. } => Activation::F32,
-            Self::Dense { dense: Dense::Bf16, .. } | Self::Fp8(_) => Activation::Bf16,
+            Self::Dense { dense: Dense::Bf16, .. } | Self::Fp8(_) | Self::Smx(_) => {
+                Activation::Bf16
+            }
             Self::Mx(tensor) => match tensor.format() {
                 MxFormat::MxFp4 | MxFormat::MxInt8 => Activation::Q8,
                 _ => Activation::Bf16,
@@ -172,7 +185,7 @@ impl Weights<'_> {
     fn code(&self) -> Code {
         match self {
             Self::Dense { dense: Dense::F32, .. } => Code::F32,
-            Self::Dense { dense: Dense::Bf16, .. } => Code::Bf16,
+            Self::Dense { dense: Dense::Bf16, .. } | Self::Smx(_) => Code::Bf16,
             Self::Dense { dense: Dense::F16, .. } => Code::F16,
             Self::Fp8(tensor) => match tensor.format() {
                 Fp8Format::E4M3 => Code::E4M3,

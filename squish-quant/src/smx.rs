@@ -324,6 +324,17 @@ impl<B: AsRef<[u8]>> SmxTensor<B> {
 }
 
 impl SmxView<'_> {
+    /// The values of a block.
+    pub(crate) fn decode_block(self, idx: usize, out: &mut [f32; SMX_BLOCK]) {
+        let (isa, stores, n) = (Isa::detect(), Stores::for_bytes(0), self.format.block_bytes());
+        let block = &self.blocks[idx * n..(idx + 1) * n];
+        match self.format {
+            SmxFormat::Smx4 => decode_smx_to::<3>(isa, stores, block, out),
+            SmxFormat::Smx6 => decode_smx_to::<5>(isa, stores, block, out),
+            SmxFormat::Smx9 => decode_smx_to::<8>(isa, stores, block, out),
+        }
+    }
+
     /// The values of the rows from `first_row` on.
     fn decode_rows(self, first_row: usize, out: ArrayViewMut2<'_, f32>) {
         let bytes =

@@ -1,5 +1,6 @@
 //! The tensors of this crate as what panels are packed from.
 
+use half::bf16;
 use squish_kernels::{
     bits::unpack_into,
     element::{E2M3, E3M2, E4M3, Element, Overflow},
@@ -13,6 +14,7 @@ use crate::{
     int::IntFormat,
     mx::{MX_BLOCK, MxFormat},
     nvfp4::{GlobalScale, NVFP4_BLOCK},
+    smx::SMX_BLOCK,
 };
 
 /// Weights whose bytes have been counted.
@@ -40,7 +42,7 @@ impl<'a> Source<'a> {
 
     pub(super) fn scale(&self) -> PanelScale {
         match &self.weights {
-            Weights::Dense { .. } => PanelScale::Absent,
+            Weights::Dense { .. } | Weights::Smx(_) => PanelScale::Absent,
             Weights::Mx(_) => PanelScale::E8M0,
             Weights::NvFp4(_) => PanelScale::E4M3,
             Weights::Int(tensor) if tensor.zero_points().is_some() => PanelScale::F32Zero,
@@ -51,7 +53,7 @@ impl<'a> Source<'a> {
     /// Inputs that share a scale.
     pub(super) fn group(&self) -> usize {
         match &self.weights {
-            Weights::Dense { .. } => self.n_inputs,
+            Weights::Dense { .. } | Weights::Smx(_) => self.n_inputs,
             Weights::Fp8(tensor) => columns(tensor.granularity(), self.n_inputs),
             // NVFP4 has two scales in it.
             Weights::Mx(_) | Weights::NvFp4(_) => MX_BLOCK,
@@ -102,6 +104,17 @@ impl PanelSource for Source<'_> {
             }
             Weights::Int(tensor) => nibbles(tensor.codes(), start, codes),
             Weights::NvFp4(tensor) => nibbles(tensor.codes(), start, codes),
+            Weights::Smx(tensor) => {
+                // Rows have whole blocks, and so has what is asked for.
+                let mut values = [0.0; SMX_BLOCK];
+                let pieces = codes.chunks_exact_mut(2 * SMX_BLOCK);
+                for (idx, piece) in (start / SMX_BLOCK..).zip(pieces) {
+                    tensor.decode_block(idx, &mut values);
+                    for (code, &value) in piece.as_chunks_mut::<2>().0.iter_mut().zip(&values) {
+                        *code = bf16::from_f32(value).to_le_bytes();
+                    }
+                }
+            }
             Weights::Mx(tensor) => match tensor.format().code_bits() {
                 4 => nibbles(tensor.codes(), start, codes),
                 6 => {
@@ -121,7 +134,7 @@ impl PanelSource for Source<'_> {
 
     fn scale_bits(&self, output: usize, group: usize) -> u32 {
         match &self.weights {
-            Weights::Dense { .. } => 0,
+            Weights::Dense { .. } | Weights::Smx(_) => 0,
             Weights::Fp8(tensor) => {
                 let idx = self.scale_idx(tensor.granularity(), output, group);
                 tensor.scales()[idx].to_bits()
@@ -154,7 +167,11 @@ impl PanelSource for Source<'_> {
             Weights::Int(tensor) => tensor.zero_points().map_or(0, |zero_points| {
                 zero_points[self.scale_idx(tensor.granularity(), output, group)]
             }),
-            Weights::Dense { .. } | Weights::Fp8(_) | Weights::Mx(_) | Weights::NvFp4(_) => 0,
+            Weights::Dense { .. }
+            | Weights::Fp8(_)
+            | Weights::Mx(_)
+            | Weights::NvFp4(_)
+            | Weights::Smx(_) => 0,
         }
     }
 }

@@ -10,7 +10,7 @@ use squish_kernels::{
 use squish_quant::{
     Activation, ColumnMatrix, Epilogue, Error, Fp8Format, Fp8Quantizer, GlobalDirection,
     Granularity, IntFormat, IntQuantizer, MxFormat, MxQuantizer, NvFp4Quantizer, PackedMatrix,
-    PackedView, Product, Symmetry, Weights, Workspace,
+    PackedView, Product, SmxFormat, SmxQuantizer, Symmetry, Weights, Workspace,
     ndarray::{Array2, ArrayView2, Axis, s},
     packed::{Dense, Gate, Line, Verify, checksum},
 };
@@ -61,8 +61,18 @@ fn forms(weights: ArrayView2<'_, f32>, test: &mut dyn FnMut(&str, Weights<'_>, &
         }
     }
     if weights.ncols().is_multiple_of(32) {
-        let tensor = MxQuantizer::default().encode(weights).expect("finite");
-        test("mxfp4", (&tensor).into(), &tensor.decode());
+        for format in MxFormat::ALL {
+            let quantizer = MxQuantizer { format, ..MxQuantizer::default() };
+            let tensor = quantizer.encode(weights).expect("finite");
+            test(format.name(), (&tensor).into(), &tensor.decode());
+        }
+    }
+    if weights.ncols().is_multiple_of(16) {
+        for format in SmxFormat::ALL {
+            let quantizer = SmxQuantizer { format, ..SmxQuantizer::default() };
+            let tensor = quantizer.encode(weights).expect("finite");
+            test(format.name(), (&tensor).into(), &tensor.decode());
+        }
     }
     for (format, symmetry) in [
         (IntFormat::Int8, Symmetry::Symmetric),
