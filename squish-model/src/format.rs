@@ -4,10 +4,11 @@ use half::{bf16, f16};
 use squish_kernels::{cast::narrow_into, panel::PANEL};
 use squish_quant::{
     Activation, Dense, Fp8Format, Fp8Quantizer, Granularity, IntFormat, IntQuantizer, MxFormat,
-    MxQuantizer, NonFinite, PackedMatrix, ScaleRule, Weights, ndarray::ArrayView2,
+    MxQuantizer, NonFinite, PackedMatrix, ScaleRule, Weights,
+    ndarray::{ArrayView2, ArrayViewMut2},
 };
 
-use crate::{DenseTensor, Error, source::width};
+use crate::{DenseTensor, Error, quantized::decode, source::width};
 
 /// A format of weights.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -76,9 +77,35 @@ pub(crate) fn pack(
     format: WeightFormat,
     activation: Option<Activation>,
 ) -> Result<PackedMatrix, squish_quant::Error> {
-    let pack = |weights: Weights<'_>| {
+    encode(tensor, shape, format, |weights| {
         PackedMatrix::pack(weights, activation.unwrap_or(weights.default_activation()))
-    };
+    })
+}
+
+/// What numbers become in `format`: encoded and decoded.
+///
+/// # Errors
+///
+/// As [`pack`], but for those of packing.
+pub(crate) fn pass_through(
+    mut x: ArrayViewMut2<'_, f32>,
+    format: WeightFormat,
+) -> Result<(), squish_quant::Error> {
+    let shape = x.dim().into();
+    let bytes = x.iter().flat_map(|x| x.to_le_bytes()).collect();
+    let values =
+        encode(&DenseTensor::new(Dense::F32, bytes), shape, format, |weights| Ok(decode(weights)))?;
+    x.iter_mut().zip(values).for_each(|(x, value)| *x = value);
+    Ok(())
+}
+
+/// What `pack` makes of `tensor` in `format`.
+fn encode<R>(
+    tensor: &DenseTensor,
+    shape: [usize; 2],
+    format: WeightFormat,
+    pack: impl FnOnce(Weights<'_>) -> Result<R, squish_quant::Error>,
+) -> Result<R, squish_quant::Error> {
     let stored = Weights::Dense { dense: tensor.dense(), shape, bytes: tensor.bytes() };
     let dense = match format {
         WeightFormat::Stored => return pack(stored),
