@@ -34,6 +34,7 @@ mod inputs;
 
 pub use fold::{GroupScales, Scaled, WeightMethod};
 pub use inputs::StaticScales;
+pub use squish_quant::{AwqSearch, Method, MseSearch, Target};
 
 /// How texts are read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,6 +48,13 @@ pub struct CalibrationOptions {
 impl Default for CalibrationOptions {
     fn default() -> Self {
         Self { window: None, n_rows: 128 }
+    }
+}
+
+impl CalibrationOptions {
+    /// Tokens of a window of a model whose context is `context`: as many as a runner has to have room for.
+    pub fn window_of(self, context: usize) -> usize {
+        self.window.unwrap_or(2048).min(context)
     }
 }
 
@@ -103,7 +111,7 @@ impl Calibration {
         options: CalibrationOptions,
     ) -> Result<Self, Error> {
         let context = runner.config().max_position_embeddings;
-        let window = options.window.unwrap_or(2048).min(context);
+        let window = options.window_of(context);
         for (what, n) in [("n_rows", options.n_rows), ("window", window)] {
             if n == 0 {
                 return Err(Error::Zero { what });
@@ -185,13 +193,10 @@ impl Calibration {
         let [_, expected] = site.projection.shape(config);
         let inputs = self.sites.get(&site);
         let actual = inputs.map_or(0, Inputs::len);
-        match inputs.filter(|_| actual == expected) {
-            Some(inputs) => Ok(inputs),
-            None => {
-                let module = site.projection.module(site.layer);
-                Err(Error::Calibration { module, expected, actual })
-            }
-        }
+        inputs.filter(|_| actual == expected).ok_or_else(|| {
+            let module = site.projection.module(site.layer);
+            Error::Calibration { module, expected, actual }
+        })
     }
 }
 
@@ -276,7 +281,9 @@ mod tests {
                     kept[place as usize] = i;
                 }
             }
-            kept.iter().for_each(|i| of_quarter[*i as usize / 16] += 1);
+            for i in kept {
+                of_quarter[i as usize / 16] += 1;
+            }
         }
         for n in of_quarter {
             assert!((3800..4200).contains(&n), "{of_quarter:?}");

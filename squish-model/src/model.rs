@@ -70,6 +70,7 @@ impl Projection {
     }
 
     /// The first of those that multiply the same input, at which hooks are shown it.
+    #[must_use]
     pub fn sharing(self) -> Self {
         match self {
             Self::K | Self::V => Self::Q,

@@ -30,7 +30,7 @@ use std::path::Path;
 use squish_checkpoint::{
     Alignment, Checkpoint, CheckpointWriter, TensorInfo, TensorSpec, WriterOptions,
 };
-use squish_quant::{Activation, IntFormat, IntRange, ScaleType, Target};
+use squish_quant::{Activation, IntFormat, IntRange, Method, ScaleType, Target};
 
 use crate::{
     Calibration, Config, Error, Projection, Quantization, Scaled, Site, StaticScales, TensorSource,
@@ -181,7 +181,7 @@ pub fn quantize_with(
     options: &QuantizeOptions,
     progress: &mut dyn FnMut(Progress<'_>),
 ) -> Result<Report, Error> {
-    quantize_by(from.as_ref(), to.as_ref(), options, None, progress)
+    quantize_by(from.as_ref(), to.as_ref(), *options, None, progress)
 }
 
 /// What is made of a [`Calibration`].
@@ -199,7 +199,21 @@ pub enum CalibrationMethod {
     /// Scales of input channels, in the weights.
     Weights(WeightMethod),
     /// Scales that inputs are rounded with.
-    Inputs(squish_quant::Method),
+    Inputs(Method),
+}
+
+impl CalibrationMethod {
+    /// Whether the method goes with these options, so that nothing is recorded in vain.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unsupported`] of static scales for a format or a layout that does not have them.
+    pub fn check(self, options: &QuantizeOptions) -> Result<(), Error> {
+        match self {
+            Self::Weights(_) => Ok(()),
+            Self::Inputs(_) => input_target(*options).map(|_| ()),
+        }
+    }
 }
 
 /// [`quantize_with`], calibrated.
@@ -237,13 +251,13 @@ pub fn quantize_calibrated(
     method: CalibrationMethod,
     progress: &mut dyn FnMut(Progress<'_>),
 ) -> Result<Report, Error> {
-    quantize_by(from.as_ref(), to.as_ref(), options, Some((calibration, method)), progress)
+    quantize_by(from.as_ref(), to.as_ref(), *options, Some((calibration, method)), progress)
 }
 
 fn quantize_by(
     from: &Path,
     to: &Path,
-    options: &QuantizeOptions,
+    options: QuantizeOptions,
     calibrated: Option<(&Calibration, CalibrationMethod)>,
     progress: &mut dyn FnMut(Progress<'_>),
 ) -> Result<Report, Error> {
@@ -263,15 +277,16 @@ fn quantize_by(
             scaled = Some(Scaled::new(&checkpoint, &config, calibration, method, format)?);
         }
         Some((calibration, CalibrationMethod::Inputs(method))) => {
-            inputs = Some(StaticScales::new(calibration, method, input_target(options)?)?);
+            let target = input_target(options)?;
             calibration.check(&config)?;
+            inputs = Some(StaticScales::new(calibration, method, target)?);
         }
         None => {}
     }
     let source =
         Source { checkpoint: &checkpoint, scaled: scaled.as_ref(), inputs: inputs.as_ref() };
-    let plan = Plan::new(source, &config, *options)?;
-    let json = json::with_quantization(&json, plan.quantization_config(*options))?;
+    let plan = Plan::new(source, &config, options)?;
+    let json = json::with_quantization(&json, plan.quantization_config(options))?;
 
     let partial = PartialFolder::create(to)?;
     let report = write_tensors(&partial, source, &plan, options.layout, progress)?;
@@ -282,7 +297,7 @@ fn quantize_by(
 }
 
 /// What the inputs of products are rounded to with static scales.
-fn input_target(options: &QuantizeOptions) -> Result<Target, Error> {
+fn input_target(options: QuantizeOptions) -> Result<Target, Error> {
     match (options.layout, options.format) {
         (SavedLayout::CompressedTensors, WeightFormat::Fp8E4M3) => Ok(Target::E4M3),
         (SavedLayout::CompressedTensors, WeightFormat::Int8) => {

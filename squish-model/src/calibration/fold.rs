@@ -27,7 +27,7 @@ use std::collections::HashMap;
 use squish_attn::RmsVariant;
 use squish_quant::{
     AwqSearch, Dense, awq_scales,
-    ndarray::{ArrayView2, ArrayViewMut2},
+    ndarray::{Array2, ArrayView2, ArrayViewMut2},
     smooth::column_abs_max,
     smooth_scales,
 };
@@ -88,7 +88,7 @@ impl<'a> Scaled<'a> {
     ///
     /// # Errors
     ///
-    /// [`Error::Calibration`] of another model; those of the source; [`Error::Pack`] with what the method refuses: an `alpha` or a number of
+    /// [`Error::Calibration`] of another model; those of the source; [`Error::Length`]; [`Error::Pack`] with what the method refuses: an `alpha` or a number of
     /// ratios that is none, and with AWQ weights and samples that are not finite.
     pub fn new(
         source: &'a dyn TensorSource,
@@ -104,10 +104,7 @@ impl<'a> Scaled<'a> {
                 let site = Site { layer, projection: matrices[0] };
                 let inputs = calibration.inputs(site, config)?;
                 let weights = scaled.stacked(config, layer, matrices)?;
-                let weights =
-                    ArrayView2::from_shape((weights.len() / inputs.len(), inputs.len()), &weights)
-                        .expect("matrices of one width");
-                let group = group(site, inputs, weights, method, format)
+                let group = group(site, inputs, weights.view(), method, format)
                     .map_err(Error::pack(&site.projection.module(layer)))?;
                 scaled.fold(config, group, matrices, maker)?;
             }
@@ -141,13 +138,21 @@ impl<'a> Scaled<'a> {
         config: &Config,
         layer: usize,
         matrices: &[Projection],
-    ) -> Result<Vec<f32>, Error> {
+    ) -> Result<Array2<f32>, Error> {
+        let [_, width] = matrices[0].shape(config);
         let mut rows = Vec::new();
         for matrix in matrices {
-            let name = format!("{}.weight", matrix.module(layer));
-            rows.extend(self.source.tensor(&name, &matrix.shape(config))?.to_f32());
+            let (tensor, shape) =
+                (format!("{}.weight", matrix.module(layer)), matrix.shape(config));
+            let values = self.source.tensor(&tensor, &shape)?.to_f32();
+            let (expected, actual) = (shape.iter().product(), values.len());
+            if actual != expected {
+                return Err(Error::Length { tensor, shape: shape.to_vec(), expected, actual });
+            }
+            rows.extend(values);
         }
-        Ok(rows)
+        let shape = [rows.len() / width, width];
+        Ok(Array2::from_shape_vec(shape, rows).expect("matrices of one width"))
     }
 
     fn fold(
@@ -188,12 +193,16 @@ impl TensorSource for Scaled<'_> {
         }
         let mut values = tensor.to_f32();
         let width = shape[1..].iter().product::<usize>().max(1);
-        for (i, row) in values.chunks_exact_mut(width).enumerate() {
-            if let Some(scales) = columns {
+        if let Some(scales) = columns {
+            for row in values.chunks_exact_mut(width) {
                 row.iter_mut().zip(scales).for_each(|(x, scale)| *x *= scale);
             }
-            if let Some(scales) = rows {
-                row.iter_mut().for_each(|x| *x /= scales[i]);
+        }
+        if let Some(scales) = rows {
+            for (row, scale) in values.chunks_exact_mut(width).zip(scales) {
+                for x in row {
+                    *x /= scale;
+                }
             }
         }
         Ok(DenseTensor::new(Dense::F32, narrowed(&values, Dense::F32)))

@@ -12,7 +12,7 @@ use squish_model::{
     ndarray::{Array2, ArrayView2, ArrayViewMut2},
     quantize, quantize_calibrated,
 };
-use squish_quant::{AwqSearch, IntFormat, IntRange, Method, Target};
+use squish_quant::{AwqSearch, IntFormat, IntRange, Method, MseSearch, Target};
 use tempfile::tempdir;
 
 use crate::{
@@ -333,7 +333,7 @@ fn static_scales_cost_little_and_smoothing_makes_them_cheaper_where_there_are_ou
         let scales = StaticScales::new(&calibration, method, INT8).unwrap();
         kl(&base, &logits(model, Some(&scales)))
     };
-    let methods = [Method::MinMax, Method::Percentile(99.99), Method::Mse(Default::default())];
+    let methods = [Method::MinMax, Method::Percentile(99.99), Method::Mse(MseSearch::default())];
     for method in methods {
         let kl = kl_of(&model, method);
         assert!(kl > 0.0 && kl < 0.1, "{method:?}: {kl}");
