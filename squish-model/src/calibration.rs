@@ -29,7 +29,7 @@ use squish_quant::{
 
 use crate::{Config, Error, Hooks, Part, Projection, Recorder, Runner, Site};
 
-mod fold;
+pub mod fold;
 mod inputs;
 
 pub use fold::{GroupScales, Scaled, WeightMethod};
