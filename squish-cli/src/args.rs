@@ -236,6 +236,18 @@ pub(crate) struct QuantizeArgs {
     /// maps it.
     #[arg(long, value_name = "LAYOUT", default_value = "compressed-tensors", value_parser = layouts())]
     pub(crate) layout: SavedLayout,
+    /// Texts to calibrate with, which the model reads first: a text file, or one JSON object with a `text` on each line (`.jsonl`).
+    #[arg(long, value_name = "FILE", requires = "method")]
+    pub(crate) calib: Option<PathBuf>,
+    /// What is calibrated: weights (awq, smooth), or scales that inputs are rounded with, of fp8-e4m3 and int8 (the others).
+    #[arg(long, value_enum, requires = "calib")]
+    pub(crate) method: Option<MethodName>,
+    /// Texts of the file at most.
+    #[arg(long, value_name = "N", requires = "calib")]
+    pub(crate) calib_limit: Option<usize>,
+    /// Tokens of a window, which longer texts are cut into; by default the model's context, 2048 at most.
+    #[arg(long, value_name = "N", requires = "calib")]
+    pub(crate) calib_window: Option<usize>,
     /// One JSON object instead of a table.
     #[arg(long)]
     pub(crate) json: bool,
@@ -245,7 +257,25 @@ const QUANTIZE_EXAMPLES: &str = "\
 Examples:
   squish quantize MODEL MODEL-int4 --to int4
   squish quantize MODEL MODEL-fp8 --to fp8-e4m3
+  squish quantize MODEL MODEL-awq --to int4 --calib texts.jsonl --method awq
   squish quantize MODEL MODEL-mapped --to mxfp4 --layout squish";
+
+/// Methods of calibration by name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum MethodName {
+    /// Scales of input channels with which rounded weights multiply samples best.
+    Awq,
+    /// Scales of input channels that share outliers of inputs with the weights.
+    Smooth,
+    /// Inputs up to their largest magnitude.
+    Minmax,
+    /// Inputs up to the 99.99th percentile of their magnitudes.
+    Percentile,
+    /// Inputs up to where their squared error is least.
+    Mse,
+    /// Inputs up to where the divergence of their distribution is least.
+    Entropy,
+}
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = INSPECT_EXAMPLES)]

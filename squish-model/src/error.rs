@@ -116,6 +116,17 @@ pub enum Error {
         reason: String,
     },
 
+    /// A calibration is of another model.
+    #[error("the calibration has {actual} inputs of `{module}`, the model {expected}")]
+    Calibration {
+        /// The layer.
+        module: String,
+        /// Inputs that the model's matrix has.
+        expected: usize,
+        /// Inputs that were recorded; 0 if there is no such layer.
+        actual: usize,
+    },
+
     // A call.
     /// A name that stands for nothing.
     #[error("no {what} is called `{actual}`, expected {expected}")]

@@ -4,10 +4,11 @@ use half::{bf16, f16};
 use squish_kernels::{cast::narrow_into, panel::PANEL};
 use squish_quant::{
     Activation, Dense, Fp8Format, Fp8Quantizer, Granularity, IntFormat, IntQuantizer, MxFormat,
-    MxQuantizer, NonFinite, NvFp4Quantizer, PackedMatrix, ScaleRule, Weights, ndarray::ArrayView2,
+    MxQuantizer, NonFinite, NvFp4Quantizer, PackedMatrix, ScaleRule, Weights,
+    ndarray::{ArrayView2, ArrayViewMut2},
 };
 
-use crate::{DenseTensor, Error, source::width};
+use crate::{DenseTensor, Error, quantized::decode, source::width};
 
 /// A format of weights.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -100,9 +101,26 @@ pub(crate) fn pack(
     format: WeightFormat,
     activation: Option<Activation>,
 ) -> Result<PackedMatrix, squish_quant::Error> {
-    pack_as(tensor, shape, format, |weights| {
+    encode(tensor, shape, format, |weights| {
         PackedMatrix::pack(weights, activation.unwrap_or(weights.default_activation()))
     })
+}
+
+/// What numbers become in `format`: encoded and decoded.
+///
+/// # Errors
+///
+/// As [`pack`], but for those of packing.
+pub(crate) fn pass_through(
+    mut x: ArrayViewMut2<'_, f32>,
+    format: WeightFormat,
+) -> Result<(), squish_quant::Error> {
+    let shape = x.dim().into();
+    let bytes = x.iter().flat_map(|x| x.to_le_bytes()).collect();
+    let values =
+        encode(&DenseTensor::new(Dense::F32, bytes), shape, format, |weights| Ok(decode(weights)))?;
+    x.iter_mut().zip(values).for_each(|(x, value)| *x = value);
+    Ok(())
 }
 
 /// What `pack` makes of `tensor`, a matrix of `shape`, in `format`.
@@ -110,12 +128,12 @@ pub(crate) fn pack(
 /// # Errors
 ///
 /// Those of the quantizer, and of `pack`.
-pub(crate) fn pack_as<T>(
+pub(crate) fn encode<R>(
     tensor: &DenseTensor,
     shape: [usize; 2],
     format: WeightFormat,
-    pack: impl Fn(Weights<'_>) -> Result<T, squish_quant::Error>,
-) -> Result<T, squish_quant::Error> {
+    pack: impl Fn(Weights<'_>) -> Result<R, squish_quant::Error>,
+) -> Result<R, squish_quant::Error> {
     let stored = Weights::Dense { dense: tensor.dense(), shape, bytes: tensor.bytes() };
     let dense = match format {
         WeightFormat::Stored => return pack(stored),

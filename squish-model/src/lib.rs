@@ -20,6 +20,8 @@ mod kv;
 mod products;
 mod runner;
 
+pub mod calibration;
+
 mod generation_config;
 pub mod sampler;
 mod stop_strings;
@@ -36,6 +38,9 @@ mod eval;
 mod generate;
 
 pub use batch::{Part, Wanted};
+pub use calibration::{
+    Calibration, CalibrationOptions, GroupScales, Scaled, StaticScales, WeightMethod,
+};
 #[cfg(feature = "chat")]
 pub use chat::ChatTemplate;
 pub use config::{Config, Family, LayerConfig};
@@ -50,7 +55,10 @@ pub use hooks::{Adapter, Hooks, Observer, Recorder, Rounding, Site, Sparsity};
 pub use kv::{KvLayout, KvOptions, KvType, Windows};
 pub use model::{LoadOptions, Model, Projection};
 pub use packed::Packed;
-pub use quantize::{Progress, QuantizeOptions, Report, SavedLayout, quantize, quantize_with};
+pub use quantize::{
+    CalibrationMethod, Progress, QuantizeOptions, Report, SavedLayout, quantize,
+    quantize_calibrated, quantize_with,
+};
 pub use quantized::{Quantization, QuantizedCheckpoint};
 pub use random::RandomCheckpoint;
 pub use runner::{Output, RopeLength, Runner, RunnerOptions, SequenceId};

@@ -69,6 +69,16 @@ impl Projection {
         }
     }
 
+    /// The first of those that multiply the same input, at which hooks are shown it.
+    #[must_use]
+    pub fn sharing(self) -> Self {
+        match self {
+            Self::K | Self::V => Self::Q,
+            Self::Up => Self::Gate,
+            other => other,
+        }
+    }
+
     /// Name of the module that holds it in a checkpoint, in `layer` unless it is the head.
     pub fn module(self, layer: usize) -> String {
         let part = match self {

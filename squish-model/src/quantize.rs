@@ -8,7 +8,7 @@
 //! | `Int8` | `pack-quantized`: groups of 128, or `channel` if `cols` is no multiple | `weight_packed` I32, `weight_scale`, `weight_shape` I64 |
 //! | `Int4` | `pack-quantized`: groups of 32, or `channel` if `cols` is no multiple | the same |
 //!
-//! The inputs of products are left alone: no `input_activations`. In [`SavedLayout::Squish`] every layer and the head, tied or not, has one
+//! The inputs of products are left alone: no `input_activations`, unless [`quantize_calibrated`] makes static scales of them. In [`SavedLayout::Squish`] every layer and the head, tied or not, has one
 //! tensor `weight_panels`, U8, with the bytes of [`squish_quant::PackedMatrix::write`], which start on a line of 64 bytes of the file and
 //! are used there; `config.json` gets
 //!
@@ -27,10 +27,15 @@
 
 use std::path::Path;
 
-use squish_checkpoint::{Alignment, Checkpoint, CheckpointWriter, WriterOptions};
-use squish_quant::{Activation, ScaleType};
+use squish_checkpoint::{
+    Alignment, Checkpoint, CheckpointWriter, TensorInfo, TensorSpec, WriterOptions,
+};
+use squish_quant::{Activation, IntFormat, IntRange, Method, ScaleType, Target};
 
-use crate::{Config, Error, Quantization, WeightFormat, error::read};
+use crate::{
+    Calibration, Config, Error, Projection, Quantization, Scaled, Site, StaticScales, TensorSource,
+    WeightFormat, WeightMethod, error::read,
+};
 
 mod folder;
 mod json;
@@ -40,6 +45,7 @@ mod plan;
 use folder::PartialFolder;
 #[cfg(feature = "chat")]
 pub(crate) use folder::TEMPLATES;
+use matrix::{Sink, dtype};
 use plan::Plan;
 
 /// How quantized weights are laid out.
@@ -175,7 +181,86 @@ pub fn quantize_with(
     options: &QuantizeOptions,
     progress: &mut dyn FnMut(Progress<'_>),
 ) -> Result<Report, Error> {
-    let (from, to) = (from.as_ref(), to.as_ref());
+    quantize_by(from.as_ref(), to.as_ref(), *options, None, progress)
+}
+
+/// What is made of a [`Calibration`].
+///
+/// | method | changes | formats |
+/// |---|---|---|
+/// | `Weights` | matrices, norms and biases, as [`Scaled`] has them | all |
+/// | `Inputs` | adds `input_scale`, F32 `[1]`, to each matrix of a layer, and `input_activations` to its scheme | `Fp8E4M3`, `Int8`, in [`SavedLayout::CompressedTensors`] |
+///
+/// With static scales INT8 is `int-quantized`, with a scale for each output: `weight` I8, `weight_scale` `[rows, 1]`, as no program multiplies
+/// groups of weights with inputs that have one scale. This crate reads such a checkpoint's weights, and rounds inputs as
+/// [`LoadOptions::activation`](crate::LoadOptions) says; [`StaticScales`] computes what others do with them.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum CalibrationMethod {
+    /// Scales of input channels, in the weights.
+    Weights(WeightMethod),
+    /// Scales that inputs are rounded with.
+    Inputs(Method),
+}
+
+impl CalibrationMethod {
+    /// Whether the method goes with these options, so that nothing is recorded in vain.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unsupported`] of static scales for a format or a layout that does not have them.
+    pub fn check(self, options: &QuantizeOptions) -> Result<(), Error> {
+        match self {
+            Self::Weights(_) => Ok(()),
+            Self::Inputs(_) => input_target(*options).map(|_| ()),
+        }
+    }
+}
+
+/// [`quantize_with`], calibrated.
+///
+/// # Errors
+///
+/// As there; [`Error::Unsupported`] of static scales for a format or a layout that does not have them; those of [`Scaled::new`] and
+/// [`StaticScales::new`].
+///
+/// # Examples
+///
+/// ```
+/// use squish_model::{
+///     Calibration, CalibrationMethod, CalibrationOptions, LoadOptions, Model, QuantizeOptions, Runner, RunnerOptions, WeightFormat,
+///     WeightMethod, quantize_calibrated,
+/// };
+///
+/// # let folder = tempfile::tempdir()?;
+/// # let base = concat!(env!("CARGO_MANIFEST_DIR"), "/../fixtures/tiny/base");
+/// # let to = folder.path().join("int4");
+/// let model = Model::open(base, &LoadOptions::default().exact())?;
+/// let mut runner = Runner::new(model, &RunnerOptions::default())?;
+/// let texts: [&[u32]; 1] = [&[0, 5, 6, 7]];
+/// let calibration = Calibration::record(&mut runner, texts, CalibrationOptions::default())?;
+/// let method = CalibrationMethod::Weights(WeightMethod::Awq(Default::default()));
+/// quantize_calibrated(base, &to, &QuantizeOptions::of(WeightFormat::Int4), &calibration, method, &mut |_| {})?;
+/// # Model::open(&to, &LoadOptions::default())?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub fn quantize_calibrated(
+    from: impl AsRef<Path>,
+    to: impl AsRef<Path>,
+    options: &QuantizeOptions,
+    calibration: &Calibration,
+    method: CalibrationMethod,
+    progress: &mut dyn FnMut(Progress<'_>),
+) -> Result<Report, Error> {
+    quantize_by(from.as_ref(), to.as_ref(), *options, Some((calibration, method)), progress)
+}
+
+fn quantize_by(
+    from: &Path,
+    to: &Path,
+    options: QuantizeOptions,
+    calibrated: Option<(&Calibration, CalibrationMethod)>,
+    progress: &mut dyn FnMut(Progress<'_>),
+) -> Result<Report, Error> {
     let path = from.join("config.json");
     let json = read(&path)?;
     if let Some(quantization) = Quantization::from_json(&json).map_err(Error::in_file(&path))? {
@@ -185,26 +270,96 @@ pub fn quantize_with(
     }
     let config = Config::open(from)?;
     let checkpoint = Checkpoint::open(from)?;
-    let plan = Plan::new(&checkpoint, &config, *options)?;
-    let json = json::with_quantization(&json, plan.quantization_config(*options))?;
+    let (mut scaled, mut inputs) = (None, None);
+    match calibrated {
+        Some((calibration, CalibrationMethod::Weights(method))) => {
+            let format = options.format;
+            scaled = Some(Scaled::new(&checkpoint, &config, calibration, method, format)?);
+        }
+        Some((calibration, CalibrationMethod::Inputs(method))) => {
+            let target = input_target(options)?;
+            calibration.check(&config)?;
+            inputs = Some(StaticScales::new(calibration, method, target)?);
+        }
+        None => {}
+    }
+    let source =
+        Source { checkpoint: &checkpoint, scaled: scaled.as_ref(), inputs: inputs.as_ref() };
+    let plan = Plan::new(source, &config, options)?;
+    let json = json::with_quantization(&json, plan.quantization_config(options))?;
 
     let partial = PartialFolder::create(to)?;
-    let report = write_tensors(&partial, &checkpoint, &plan, options.layout, progress)?;
+    let report = write_tensors(&partial, source, &plan, options.layout, progress)?;
     partial.write("config.json", &json)?;
     partial.copy_texts(from)?;
     partial.finish()?;
     Ok(report)
 }
 
+/// What the inputs of products are rounded to with static scales.
+fn input_target(options: QuantizeOptions) -> Result<Target, Error> {
+    match (options.layout, options.format) {
+        (SavedLayout::CompressedTensors, WeightFormat::Fp8E4M3) => Ok(Target::E4M3),
+        (SavedLayout::CompressedTensors, WeightFormat::Int8) => {
+            Ok(Target::Int(IntFormat::Int8, IntRange::Full))
+        }
+        (layout, format) => {
+            let (field, actual) = ("format", format!("{format} in the layout {layout}"));
+            let supported = "with static scales of inputs `fp8-e4m3` and `int8` in the layout `compressed-tensors`";
+            Err(Error::Unsupported { field, actual, supported })
+        }
+    }
+}
+
+/// What tensors are made of.
+#[derive(Clone, Copy)]
+struct Source<'a> {
+    checkpoint: &'a Checkpoint,
+    scaled: Option<&'a Scaled<'a>>,
+    inputs: Option<&'a StaticScales>,
+}
+
+impl<'a> Source<'a> {
+    fn tensors(self) -> &'a dyn TensorSource {
+        match self.scaled {
+            Some(scaled) => scaled,
+            None => self.checkpoint,
+        }
+    }
+
+    /// Of a tensor that is no matrix in another format.
+    fn spec(self, info: &TensorInfo) -> Result<TensorSpec, Error> {
+        let Some(scaled) = self.scaled.filter(|scaled| scaled.changes(info.name())) else {
+            return Ok(info.into());
+        };
+        let dense = scaled.tensor(info.name(), info.shape())?.dense();
+        Ok(TensorSpec::new(info.name(), dtype(dense), info.shape()))
+    }
+
+    fn write(self, name: &str, sink: &mut Sink<'_>) -> Result<(), Error> {
+        let tensor = self.checkpoint.tensor(name)?;
+        match self.scaled.filter(|scaled| scaled.changes(name)) {
+            Some(scaled) => sink(scaled.tensor(name, tensor.shape())?.bytes()),
+            None => sink(tensor.bytes()),
+        }
+    }
+
+    /// That of a matrix.
+    fn input_scale(self, layer: usize, projection: Projection) -> Option<f32> {
+        let projection = projection.sharing();
+        self.inputs?.scale(Site { layer, projection })
+    }
+}
+
 fn write_tensors(
     partial: &PartialFolder,
-    checkpoint: &Checkpoint,
+    source: Source<'_>,
     plan: &Plan,
     layout: SavedLayout,
     progress: &mut dyn FnMut(Progress<'_>),
 ) -> Result<Report, Error> {
     let writer_options = WriterOptions {
-        metadata: checkpoint.metadata().clone(),
+        metadata: source.checkpoint.metadata().clone(),
         alignment: match layout {
             SavedLayout::CompressedTensors => Alignment::Elements,
             SavedLayout::Squish => Alignment::Line,
@@ -215,7 +370,7 @@ fn write_tensors(
     let n_bytes = plan.report().n_bytes;
     let mut n_written = 0;
     while let Some(spec) = writer.next_tensor().cloned() {
-        plan.write(checkpoint, &spec.name, &mut |piece| {
+        plan.write(source, &spec.name, &mut |piece| {
             n_written += piece.len() as u64;
             Ok(writer.write_part(&spec.name, piece)?)
         })?;

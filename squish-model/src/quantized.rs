@@ -151,15 +151,17 @@ impl QuantizedCheckpoint {
     }
 }
 
-/// The values of quantized weights, row-major.
-fn decode(weights: Weights<'_>) -> Vec<f32> {
+/// The values of weights, row-major.
+pub(crate) fn decode(weights: Weights<'_>) -> Vec<f32> {
     let values = match weights {
         Weights::Fp8(tensor) => tensor.decode(),
         Weights::Mx(tensor) => tensor.decode(),
         Weights::NvFp4(tensor) => tensor.decode(),
         Weights::Smx(tensor) => tensor.decode(),
         Weights::Int(tensor) => tensor.decode(),
-        Weights::Dense { .. } => unreachable!("dense weights are read as they are"),
+        Weights::Dense { dense, bytes, .. } => {
+            return DenseTensor::new(dense, bytes.to_vec()).to_f32();
+        }
     };
     values.into_raw_vec_and_offset().0
 }

@@ -10,6 +10,8 @@ mod allocation;
 #[path = "it/common.rs"]
 mod common;
 
+#[path = "it/calibration.rs"]
+mod calibration;
 #[cfg(feature = "chat")]
 #[path = "it/chat.rs"]
 mod chat;

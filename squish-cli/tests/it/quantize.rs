@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use crate::common::{FIXTURE, complaint, json};
+use crate::common::{FIXTURE, complaint, held_out, json, squish};
 
 fn quantize(out: &Path, more: &[&str]) -> serde_json::Value {
     json(&[&["quantize", FIXTURE, out.to_str().unwrap()], more].concat())
@@ -42,6 +42,49 @@ fn every_format_and_layout_makes_a_checkpoint_that_generates() {
             assert_eq!(stored["text"], packed["text"], "{format}, {layout}");
         }
     }
+}
+
+#[test]
+fn calibrated_checkpoints_generate_and_their_reports_name_the_method() {
+    let folder = tempfile::tempdir().unwrap();
+    let texts = held_out("tool");
+    let calib = ["--calib", texts.to_str().unwrap(), "--calib-limit", "3", "--calib-window", "64"];
+    for (format, layout, method) in [
+        ("int4", "compressed-tensors", "awq"),
+        ("mxfp4", "squish", "smooth"),
+        ("fp8-e4m3", "compressed-tensors", "percentile"),
+        ("int8", "compressed-tensors", "mse"),
+    ] {
+        let out = folder.path().join(method);
+        let more = ["--to", format, "--layout", layout, "--method", method];
+        let report = quantize(&out, &[&more[..], &calib].concat());
+        assert_eq!(report["method"], method);
+        assert!(report["calibration_tokens"].as_u64().unwrap() > 100, "{report}");
+        let generated = json(&["generate", out.to_str().unwrap(), "-p", "pub fn", "-n", "8"]);
+        assert_eq!(generated["tokens"], 8, "{method}");
+    }
+}
+
+#[test]
+fn what_does_not_go_with_a_method_is_refused_before_anything_is_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("out");
+    let args = ["quantize", FIXTURE, out.to_str().unwrap(), "--to"];
+    let none = ["--calib", "no/such/file", "--method", "entropy"];
+    for more in [&["int4"][..], &["int8", "--layout", "squish"]] {
+        let complaint = complaint(&[&args[..], more, &none].concat());
+        assert!(complaint.contains("supported: with static scales"), "{complaint}");
+    }
+    let complaint = complaint(&[&args[..], &["int8"], &none].concat());
+    assert!(complaint.contains("no/such/file"), "{complaint}");
+    // One does not go without the other.
+    for alone in [&none[..2], &none[2..], &["--calib-limit", "1"]] {
+        let output = squish(&[&args[..], &["int8"], alone].concat());
+        assert_eq!(output.status.code(), Some(2));
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert!(stderr.contains("required"), "{stderr}");
+    }
+    assert!(!out.exists());
 }
 
 #[test]

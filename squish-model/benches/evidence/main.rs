@@ -4,6 +4,8 @@
 //! |---|---|
 //! | `weights` | what do packed weights and rounded inputs do to likelihoods? |
 //! | `formats` | what does each granularity and scale rule of squish-quant do to weights and likelihoods? |
+//! | `calibration` | what do scales cost and save that are made from what passes through the model? |
+//! | `sparsity` | what does a model lose whose feed-forward networks leave inputs out, and what do they save? |
 //! | `kv` | what do types of keys and values do to likelihoods, and what do fewer heads of them save? |
 //! | `paged` | how much memory stays unused with blocks, and with a piece for each sequence? |
 //! | `sinks` | what does a model foresee that reads on and on with the cache of a window? |
@@ -16,6 +18,7 @@
 
 #![expect(clippy::print_stderr, reason = "a program of minutes says how far it is")]
 
+mod calibration;
 mod formats;
 mod kv;
 mod memory;
@@ -23,6 +26,7 @@ mod paged;
 mod rope;
 mod setup;
 mod sinks;
+mod sparsity;
 mod weights;
 
 use std::time::Instant;
@@ -57,6 +61,8 @@ fn main() {
         ("memory", memory::sections as fn(&Setup) -> Vec<Section>),
         ("weights", weights::sections),
         ("formats", formats::sections),
+        ("calibration", calibration::sections),
+        ("sparsity", sparsity::sections),
         ("kv", kv::sections),
         ("paged", paged::sections),
         ("sinks", sinks::sections),

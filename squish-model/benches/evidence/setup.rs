@@ -4,10 +4,12 @@ use std::{fs, sync::Arc};
 
 use serde_json::Value;
 use squish_bench::Cell;
-use squish_eval::{Estimate, KlReport, KlStats, Nll, Recipe, ScoredRow, for_each_row, perplexity};
+use squish_eval::{
+    CausalLm, Estimate, KlReport, KlStats, Nll, Recipe, ScoredRow, for_each_row, perplexity,
+};
 use squish_model::{
-    Activation, Checkpoint, Config, KvOptions, KvType, LoadOptions, Model, Runner, RunnerOptions,
-    Team, TensorSource, Tokenizer,
+    Activation, Checkpoint, Config, Error, KvOptions, KvType, LoadOptions, Model, Runner,
+    RunnerOptions, Team, TensorSource, Tokenizer,
 };
 
 const FIXTURES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../fixtures/tiny");
@@ -65,6 +67,8 @@ pub(crate) struct Setup {
     pub(crate) config: Config,
     /// Beginnings of texts, by kind.
     texts: [Vec<Vec<u32>>; 3],
+    /// Beginnings of other texts, of all kinds.
+    unscored: Vec<Vec<u32>>,
     /// All texts of a kind one behind the other, by kind.
     joined: [Vec<u32>; 3],
     team: Arc<Team>,
@@ -77,12 +81,15 @@ impl Setup {
         let tokenizer = tokenizer.expect("the fixture has a tokenizer");
         let all = Kind::ALL.map(|kind| texts(kind, &tokenizer));
         let texts = all.each_ref().map(|texts| spread(texts, effort));
+        let unscored = all.iter().flat_map(|texts| spread(&others(texts, effort), effort));
+        let unscored = unscored.collect();
         let n_threads = std::thread::available_parallelism().map_or(1, usize::from);
         Self {
             effort,
             checkpoint: Checkpoint::open(&base).expect("the fixture is a checkpoint"),
             config: Config::open(&base).expect("the fixture has a configuration"),
             texts,
+            unscored,
             joined: all.map(|texts| texts.concat()),
             team: Arc::new(Team::new(n_threads).expect("threads")),
         }
@@ -96,6 +103,11 @@ impl Setup {
     /// The beginnings of some texts.
     pub(crate) fn texts(&self, kind: Kind) -> &[Vec<u32>] {
         &self.texts[kind as usize]
+    }
+
+    /// The beginnings of texts that none of [`texts`](Self::texts) is of, of all kinds: for calibration.
+    pub(crate) fn unscored(&self) -> &[Vec<u32>] {
+        &self.unscored
     }
 
     /// Long texts: pieces of all texts of a kind one behind the other, prose and code in turn. Each text begins with BOS, which stands
@@ -170,7 +182,12 @@ impl Setup {
     }
 
     /// How far a model is from one with these logits.
-    pub(crate) fn compare(&self, runner: &mut Runner, kind: Kind, base: &[f32]) -> KlReport {
+    pub(crate) fn compare(
+        &self,
+        runner: &mut impl CausalLm<Error = Error>,
+        kind: Kind,
+        base: &[f32],
+    ) -> KlReport {
         let mut stats = KlStats::default();
         let mut base = base.chunks_exact(self.config.vocab_size);
         self.each_row(runner, kind, |row| {
@@ -182,7 +199,7 @@ impl Setup {
 
     fn each_row(
         &self,
-        runner: &mut Runner,
+        runner: &mut impl CausalLm<Error = Error>,
         kind: Kind,
         mut sink: impl FnMut(ScoredRow<'_>) -> squish_eval::Result<()>,
     ) {
@@ -233,10 +250,22 @@ fn texts(kind: Kind, tokenizer: &Tokenizer) -> Vec<Vec<u32>> {
 
 /// Beginnings of texts spread over all, so that they are of different documents.
 fn spread(texts: &[Vec<u32>], effort: Effort) -> Vec<Vec<u32>> {
-    let n = effort.texts_per_kind;
     let of = |i: usize| {
-        let text = &texts[i * texts.len() / n];
+        let text = &texts[place(i, texts.len(), effort)];
         text[..text.len().min(effort.context)].to_vec()
     };
-    (0..n).map(of).collect()
+    (0..effort.texts_per_kind).map(of).collect()
+}
+
+/// Texts that [`spread`] leaves out.
+fn others(texts: &[Vec<u32>], effort: Effort) -> Vec<Vec<u32>> {
+    let n = effort.texts_per_kind;
+    let is_taken = |idx| (0..n).any(|i| place(i, texts.len(), effort) == idx);
+    let others = texts.iter().enumerate().filter(|(idx, _)| !is_taken(*idx));
+    others.map(|(_, text)| text.clone()).collect()
+}
+
+/// Where text number `i` of those that are spread over `n_texts` stands.
+fn place(i: usize, n_texts: usize, effort: Effort) -> usize {
+    i * n_texts / effort.texts_per_kind
 }

@@ -3,7 +3,7 @@
 use squish_quant::{ColumnMatrix, PackedMatrix};
 
 use crate::{
-    Config, DenseTensor, Error, Packed, TensorSource, WeightFormat, format::pack_as, source::width,
+    Config, DenseTensor, Error, Packed, TensorSource, WeightFormat, format::encode, source::width,
 };
 
 use super::{EMBEDDING, HEAD, Layer, Linear, LoadOptions, Projection};
@@ -117,7 +117,7 @@ impl Loader<'_> {
         format: WeightFormat,
         by_input: bool,
     ) -> Result<(Packed, Option<ColumnMatrix>), Error> {
-        let packed = pack_as(tensor, shape, format, |weights| {
+        let packed = encode(tensor, shape, format, |weights| {
             let activation = self.options.activation.unwrap_or(weights.default_activation());
             let columns = match by_input.then(|| ColumnMatrix::pack(weights, activation)) {
                 None | Some(Err(squish_quant::Error::Unsupported { .. })) => None,

@@ -3,7 +3,7 @@
 use std::io;
 
 use serde_json::{Value, json};
-use squish_checkpoint::{Checkpoint, Dtype, TensorSpec};
+use squish_checkpoint::{Dtype, TensorSpec};
 use squish_quant::{
     Activation, Dense, Error as QuantError, Fp8Quantizer, Fp8Tensor, Granularity, IntFormat,
     IntQuantizer, PackedMatrix, ScaleType,
@@ -28,6 +28,8 @@ pub(super) struct Matrix {
     pub(super) shape: [usize; 2],
     form: Form,
     scales: ScaleType,
+    /// That of its inputs, if they have one.
+    input_scale: Option<f32>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -35,8 +37,14 @@ enum Form {
     Dense(Dense),
     Fp8,
     MxFp4,
+    /// INT8 in bytes, with a scale for each output: what is multiplied with INT8 inputs.
+    Int8,
     Int(IntFormat, Granularity),
-    Panels { format: WeightFormat, activation: Option<Activation>, n_bytes: usize },
+    Panels {
+        format: WeightFormat,
+        activation: Option<Activation>,
+        n_bytes: usize,
+    },
 }
 
 /// One of the tensors of a matrix.
@@ -45,22 +53,25 @@ pub(super) enum Part {
     Codes,
     Scales,
     Shape,
+    InputScale,
 }
 
 /// What takes the bytes of a tensor, piece by piece.
 pub(super) type Sink<'a> = dyn FnMut(&[u8]) -> Result<(), Error> + 'a;
 
 impl Matrix {
-    /// The matrix of `module` in `format`, which is read from `tensor`; none if it stays as it is.
+    /// The matrix of `module` in `format`, which is read from `tensor`, with a scale of its inputs if they have one; none if it stays as it
+    /// is.
     pub(super) fn new(
-        checkpoint: &Checkpoint,
+        source: &dyn TensorSource,
         module: String,
         tensor: String,
         shape: [usize; 2],
         format: WeightFormat,
         options: QuantizeOptions,
+        input_scale: Option<f32>,
     ) -> Result<Option<Self>, Error> {
-        let dense = TensorSource::tensor(checkpoint, &tensor, &shape)?.dense();
+        let dense = source.tensor(&tensor, &shape)?.dense();
         let int = |int: IntFormat| {
             let group = int_group(int);
             let divides = shape[1].is_multiple_of(group);
@@ -79,6 +90,7 @@ impl Matrix {
             (_, WeightFormat::F16) => Form::Dense(Dense::F16),
             (_, WeightFormat::Fp8E4M3) => Form::Fp8,
             (_, WeightFormat::MxFp4) => Form::MxFp4,
+            (_, WeightFormat::Int8) if input_scale.is_some() => Form::Int8,
             (_, WeightFormat::Int8) => int(IntFormat::Int8),
             (_, WeightFormat::Int4) => int(IntFormat::Int4),
             _ => {
@@ -91,7 +103,7 @@ impl Matrix {
         if matches!(form, Form::Dense(to) if to == dense) {
             return Ok(None);
         }
-        Ok(Some(Self { module, tensor, shape, form, scales: options.scales }))
+        Ok(Some(Self { module, tensor, shape, form, scales: options.scales, input_scale }))
     }
 
     /// Its tensors.
@@ -105,17 +117,16 @@ impl Matrix {
             ScaleType::Bf16 => Dtype::BF16,
             ScaleType::F16 => Dtype::F16,
         };
-        match self.form {
+        let mut specs = match self.form {
             Form::Dense(dense) => {
-                let dtype = match dense {
-                    Dense::F32 => Dtype::F32,
-                    Dense::Bf16 => Dtype::BF16,
-                    Dense::F16 => Dtype::F16,
-                };
-                vec![(Part::Codes, spec("weight", dtype, &[rows, cols]))]
+                vec![(Part::Codes, spec("weight", dtype(dense), &[rows, cols]))]
             }
             Form::Fp8 => vec![
                 (Part::Codes, spec("weight", Dtype::F8E4M3, &[rows, cols])),
+                (Part::Scales, spec("weight_scale", scale_type, &[rows, 1])),
+            ],
+            Form::Int8 => vec![
+                (Part::Codes, spec("weight", Dtype::I8, &[rows, cols])),
                 (Part::Scales, spec("weight_scale", scale_type, &[rows, 1])),
             ],
             Form::MxFp4 => vec![
@@ -137,7 +148,11 @@ impl Matrix {
             Form::Panels { n_bytes, .. } => {
                 vec![(Part::Codes, spec(PANELS, Dtype::U8, &[n_bytes]))]
             }
+        };
+        if self.input_scale.is_some() {
+            specs.push((Part::InputScale, spec("input_scale", Dtype::F32, &[1])));
         }
+        specs
     }
 
     /// How compressed-tensors describes it; none if it is dense.
@@ -149,7 +164,13 @@ impl Matrix {
             };
             json!({
                 "format": format,
-                "input_activations": null,
+                "input_activations": self.input_scale.map(|_| json!({
+                    "num_bits": 8,
+                    "type": kind,
+                    "symmetric": true,
+                    "strategy": "tensor",
+                    "dynamic": false,
+                })),
                 "output_activations": null,
                 "weights": {
                     "num_bits": bits,
@@ -164,6 +185,7 @@ impl Matrix {
         match self.form {
             Form::Dense(_) | Form::Panels { .. } => None,
             Form::Fp8 => Some(scheme("float-quantized", 8, "float", Granularity::Channel)),
+            Form::Int8 => Some(scheme("int-quantized", 8, "int", Granularity::Channel)),
             Form::MxFp4 => {
                 let group = Granularity::Block1d(squish_quant::MX_BLOCK);
                 let mut scheme = scheme("mxfp4-pack-quantized", 4, "float", group);
@@ -179,11 +201,14 @@ impl Matrix {
     /// Hands the bytes of one of its tensors to `sink`.
     pub(super) fn write(
         &self,
-        checkpoint: &Checkpoint,
+        source: &dyn TensorSource,
         part: Part,
         sink: &mut Sink<'_>,
     ) -> Result<(), Error> {
-        let dense = TensorSource::tensor(checkpoint, &self.tensor, &self.shape)?;
+        if let (Part::InputScale, Some(scale)) = (part, self.input_scale) {
+            return sink(&scale.to_le_bytes());
+        }
+        let dense = source.tensor(&self.tensor, &self.shape)?;
         if let Form::Panels { format, activation, .. } = self.form {
             let packed = pack(&dense, self.shape, format, activation);
             return write_panels(&packed.map_err(Error::pack(&self.tensor))?, sink);
@@ -210,6 +235,13 @@ impl Matrix {
                     _ => self.scales.write(tensor.scales()),
                 }
             }
+            Form::Int8 => {
+                let tensor = encode(IntQuantizer::default(), x(), self.scales)?;
+                match part {
+                    Part::Codes => tensor.codes().to_vec(),
+                    _ => self.scales.write(tensor.scales()),
+                }
+            }
             Form::MxFp4 => {
                 let tensor = MX_QUANTIZER.encode(x())?;
                 let bytes = if part == Part::Codes { tensor.codes() } else { tensor.scales() };
@@ -222,11 +254,20 @@ impl Matrix {
                 match part {
                     Part::Codes => packed.weight_packed,
                     Part::Scales => packed.weight_scale,
-                    Part::Shape => packed.weight_shape().to_vec(),
+                    Part::Shape | Part::InputScale => packed.weight_shape().to_vec(),
                 }
             }
         };
         Ok(bytes)
+    }
+}
+
+/// How a checkpoint calls it.
+pub(super) fn dtype(dense: Dense) -> Dtype {
+    match dense {
+        Dense::F32 => Dtype::F32,
+        Dense::Bf16 => Dtype::BF16,
+        Dense::F16 => Dtype::F16,
     }
 }
 

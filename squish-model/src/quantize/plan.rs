@@ -3,14 +3,14 @@
 use std::collections::HashMap;
 
 use serde_json::{Map, Value, json};
-use squish_checkpoint::{Checkpoint, TensorSpec};
+use squish_checkpoint::TensorSpec;
 
 use super::{
-    QuantizeOptions, Report, SavedLayout,
+    QuantizeOptions, Report, SavedLayout, Source,
     matrix::{Matrix, Part, Sink},
 };
 use crate::{
-    Config, Error, Projection, WeightFormat,
+    Config, Error, Projection, TensorSource, WeightFormat,
     model::{EMBEDDING, HEAD},
     quantized::VERSION,
 };
@@ -29,7 +29,7 @@ pub(super) struct Plan {
 
 impl Plan {
     pub(super) fn new(
-        checkpoint: &Checkpoint,
+        source: Source<'_>,
         config: &Config,
         options: QuantizeOptions,
     ) -> Result<Self, Error> {
@@ -46,18 +46,26 @@ impl Plan {
                 let tensor = format!("{module}.weight");
                 let shape = projection.shape(config);
                 let format = options.format;
-                let matrix = Matrix::new(checkpoint, module, tensor, shape, format, options)?;
+                let matrix = Matrix::new(
+                    source.tensors(),
+                    module,
+                    tensor,
+                    shape,
+                    format,
+                    options,
+                    source.input_scale(layer, projection),
+                )?;
                 plan.add(projection, matrix, layer == 0);
             }
         }
-        let head = head(checkpoint, config, options)?;
+        let head = head(source.tensors(), config, options)?;
         plan.add(Projection::Head, head, true);
 
         let by_tensor: HashMap<&str, usize> =
             plan.matrices.iter().enumerate().map(|(i, matrix)| (&*matrix.tensor, i)).collect();
         let mut order: Vec<usize> = Vec::new();
         let is_squish = options.layout == SavedLayout::Squish;
-        for info in checkpoint {
+        for info in source.checkpoint {
             plan.report.n_bytes_read += info.n_bytes() as u64;
             let matrix = by_tensor.get(info.name());
             if info.name() == HEAD && config.tie_word_embeddings && is_squish {
@@ -66,7 +74,7 @@ impl Plan {
             }
             // A tied head is made of the embedding, which stays.
             if matrix.is_none() || info.name() == EMBEDDING {
-                plan.specs.push(info.into());
+                plan.specs.push(source.spec(info)?);
             }
             order.extend(matrix);
         }
@@ -107,13 +115,13 @@ impl Plan {
     /// Hands the bytes of a tensor to `sink`.
     pub(super) fn write(
         &self,
-        checkpoint: &Checkpoint,
+        source: Source<'_>,
         name: &str,
         sink: &mut Sink<'_>,
     ) -> Result<(), Error> {
         match self.made.get(name) {
-            Some(&(idx, part)) => self.matrices[idx].write(checkpoint, part, sink),
-            None => sink(checkpoint.tensor(name)?.bytes()),
+            Some(&(idx, part)) => self.matrices[idx].write(source.tensors(), part, sink),
+            None => source.write(name, sink),
         }
     }
 
@@ -168,17 +176,17 @@ impl Plan {
 
 /// The head, unless it stays what it is.
 fn head(
-    checkpoint: &Checkpoint,
+    source: &dyn TensorSource,
     config: &Config,
     options: QuantizeOptions,
 ) -> Result<Option<Matrix>, Error> {
     let (module, shape) = (Projection::Head.module(0), Projection::Head.shape(config));
     let format = options.head;
     if !config.tie_word_embeddings {
-        return Matrix::new(checkpoint, module, HEAD.to_owned(), shape, format, options);
+        return Matrix::new(source, module, HEAD.to_owned(), shape, format, options, None);
     }
     if options.layout == SavedLayout::Squish {
-        return Matrix::new(checkpoint, module, EMBEDDING.to_owned(), shape, format, options);
+        return Matrix::new(source, module, EMBEDDING.to_owned(), shape, format, options, None);
     }
     if format == WeightFormat::Stored {
         return Ok(None);
