@@ -232,7 +232,7 @@ struct Job<'a> {
 impl<'a> Job<'a> {
     /// The codes of a column's blocks.
     #[inline(always)]
-    fn codes(&self, live: &LiveColumn) -> &'a [u8] {
+    fn codes(&self, live: LiveColumn) -> &'a [u8] {
         let block_bytes = self.layout.block_bytes();
         let start = live.input as usize * self.layout.column_bytes();
         let start = start + self.first_block * block_bytes;
@@ -252,15 +252,15 @@ impl<'a> Job<'a> {
         for (i, batch) in batches.iter().enumerate() {
             let next = live.get((i + 1) * AT_ONCE..).unwrap_or_default();
             let mut columns = [Column::default(); AT_ONCE];
-            for (k, live) in batch.iter().enumerate() {
-                let ahead = next.get(k).map_or(&[][..], |next| job.codes(next));
+            for (k, &live) in batch.iter().enumerate() {
+                let ahead = next.get(k).map_or(&[][..], |&next| job.codes(next));
                 columns[k] = Column { codes: job.codes(live), ahead, x: live.x };
             }
             let sums = std::mem::take(&mut job.sums);
             several(&job, columns, sums);
             job.sums = sums;
         }
-        for live in rest {
+        for &live in rest {
             let column = Column { codes: job.codes(live), ahead: &[], x: live.x };
             let sums = std::mem::take(&mut job.sums);
             one(&job, [column], sums);
@@ -374,7 +374,7 @@ fn add<S: Simd, C: PairCodes, M: Chain, const N: usize, const K: usize>(
                 for (j, half) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
                     let mut weight = weights[j][half];
                     if M::SCALED {
-                        weight = weight * by[j][half];
+                        weight *= by[j][half];
                     }
                     acc[j][half] = weight.mul_add(x[k], acc[j][half]);
                 }
