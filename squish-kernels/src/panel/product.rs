@@ -446,6 +446,7 @@ mod x86 {
         /// The level of AVX-512, and its instruction for pairs of BF16.
         pub(super) fn run_pairs(token: Bf16Dot, job: Job<'_>) {
             match (job.sums.len(), job.layout.code()) {
+                (1, Code::Bf16) => one_row::<pairs::Stored>(token, job),
                 (1, Code::E4M3) => one_row::<pairs::Float8<4>>(token, job),
                 (1, Code::E5M2) => one_row::<pairs::Float8<5>>(token, job),
                 _ => pair_tiles(token, job),
