@@ -1,22 +1,20 @@
 //! The whole model: decode alone and in a batch, and prefill, on a checkpoint of Llama-3.2-1B's shape with random weights; and its
 //! feed-forward networks with inputs left out.
 
-use std::{
-    cell::{Cell, RefCell},
-    sync::Arc,
-};
+use std::{cell::RefCell, sync::Arc};
 
 use squish_bench::{
     Aligned, Limit, Residency, Row, Suite, Target, Unchecked, Work, black_box, probe::pin,
 };
 use squish_kernels::{Isa, probe as kernels};
 use squish_model::{
-    Adapter, Config, Hooks, KvOptions, KvType, LoadOptions, Model, Part, Projection,
-    RandomCheckpoint, Recorder, Runner, RunnerOptions, SequenceId, Site, Sparsity, Team,
-    WeightFormat,
-    ndarray::{ArrayView2, ArrayViewMut2},
+    Config, Hooks, KvOptions, KvType, LoadOptions, Model, Part, RandomCheckpoint, Recorder, Runner,
+    RunnerOptions, SequenceId, Team, WeightFormat,
 };
-use squish_quant::{ActSparsityPredictor, SparsityOptions};
+
+use common::{LeftOut, Magnitudes, Thresholds, share};
+
+mod common;
 
 const N_THREADS: usize = 2;
 
@@ -310,34 +308,6 @@ fn decode<'s>(
     )
 }
 
-/// Counts magnitudes of what networks multiply.
-struct Magnitudes(ActSparsityPredictor);
-
-/// Where in a predictor a site's inputs are counted, and thresholds stand.
-fn place(site: Site) -> Option<usize> {
-    match site.projection {
-        Projection::Gate => Some(2 * site.layer),
-        Projection::Down => Some(2 * site.layer + 1),
-        _ => None,
-    }
-}
-
-impl Recorder for Magnitudes {
-    fn record(&mut self, site: Site, x: ArrayView2<'_, f32>) {
-        if let Some(place) = place(site) {
-            self.0.record(place, x).expect("as wide as the network");
-        }
-    }
-}
-
-struct Thresholds(Vec<f32>);
-
-impl Sparsity for Thresholds {
-    fn threshold(&self, site: Site) -> f32 {
-        place(site).map_or(0.0, |place| self.0[place])
-    }
-}
-
 fn mlp<'s>(
     row: Unchecked<'s>,
     model: &Arc<Model>,
@@ -345,7 +315,6 @@ fn mlp<'s>(
     left_out: usize,
 ) -> squish_bench::Checked<'s> {
     let config = model.config();
-    let widths = [config.hidden_size, config.intermediate_size].repeat(config.n_layers());
     let step = |runner: &mut Runner, ids: &[SequenceId], hooks: &mut Hooks<'_>| {
         let parts: Vec<Part<'_>> = ids.iter().map(|&id| Part::new(id, &[7])).collect();
         let mut output = runner.forward_with(&parts, hooks).expect("room");
@@ -355,22 +324,21 @@ fn mlp<'s>(
     let ids = [(); 2].map(|()| runner.create().expect("room"));
     let one = &ids[..1];
     // The least positive threshold leaves out zeros alone: all columns are read.
-    let mut thresholds = Thresholds(vec![f32::MIN_POSITIVE; widths.len()]);
+    let mut thresholds = Thresholds(vec![f32::MIN_POSITIVE; 2 * config.n_layers()]);
     // What is left out before changes what comes after.
     for _ in 0..THRESHOLD_ROUNDS {
-        let predictor = ActSparsityPredictor::new(&widths, SparsityOptions::default());
-        let mut seen = Magnitudes(predictor.expect("near zero"));
+        let mut seen = Magnitudes::new(config);
         let recorder: Option<&mut dyn Recorder> = Some(&mut seen);
         let mut hooks = Hooks { recorder, sparsity: Some(&thresholds), ..Hooks::default() };
         step(&mut runner, one, &mut hooks);
         thresholds.0 = seen.0.thresholds(left_out as f64 / 100.0).expect("a share");
         thresholds.0.iter_mut().for_each(|at| *at = at.max(f32::MIN_POSITIVE));
     }
-    let zeros = Zeros::default();
+    let zeros = LeftOut::default();
     let sparse = || Hooks { sparsity: Some(&thresholds), ..Hooks::default() };
     let row = row.check(|| {
         let got = step(&mut runner, one, &mut Hooks { adapter: Some(&zeros), ..sparse() });
-        let share = 100.0 * zeros.share();
+        let share = 100.0 * share(&[&zeros.gate, &zeros.down]);
         assert!((share - left_out as f64).abs() < 3.0, "{share} % left out, not {left_out}");
         // Two rows are multiplied as a whole, with zeros.
         assert_eq!(got, step(&mut runner, &ids, &mut sparse()));
@@ -381,28 +349,6 @@ fn mlp<'s>(
     let timed = |hooks: &mut Hooks<'_>| step(&mut runner.borrow_mut(), one, hooks);
     let n_bytes = model.n_bytes() as u64;
     row.ours_and_probe("dense", n_bytes, || timed(&mut sparse()), || timed(&mut Hooks::default()))
-}
-
-/// Counts what networks multiply that is zero.
-#[derive(Default)]
-struct Zeros {
-    n_zeros: Cell<usize>,
-    n: Cell<usize>,
-}
-
-impl Zeros {
-    fn share(&self) -> f64 {
-        self.n_zeros.get() as f64 / self.n.get() as f64
-    }
-}
-
-impl Adapter for Zeros {
-    fn add(&self, site: Site, _: &[usize], x: ArrayView2<'_, f32>, _: ArrayViewMut2<'_, f32>) {
-        if place(site).is_some() {
-            self.n_zeros.set(self.n_zeros.get() + x.iter().filter(|x| **x == 0.0).count());
-            self.n.set(self.n.get() + x.len());
-        }
-    }
 }
 
 fn prefill<'s>(

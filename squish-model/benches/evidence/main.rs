@@ -19,6 +19,8 @@
 #![expect(clippy::print_stderr, reason = "a program of minutes says how far it is")]
 
 mod calibration;
+#[path = "../common/mod.rs"]
+mod common;
 mod formats;
 mod kv;
 mod memory;

@@ -1,15 +1,13 @@
 //! Inputs of feed-forward networks that are left out: how many, and what that does to likelihoods.
 
-use std::cell::Cell;
-
 use squish_bench::{Format, Section};
-use squish_model::{
-    Adapter, Hooked, Hooks, KvType, Projection, Recorder, Runner, Site, Sparsity,
-    ndarray::{ArrayView2, ArrayViewMut2},
-};
-use squish_quant::{ActSparsityPredictor, SparsityOptions};
+use squish_model::{Hooked, Hooks, KvType, Runner};
+use squish_quant::ActSparsityPredictor;
 
-use crate::setup::{Kind, Setup, cells_of};
+use crate::{
+    common::{LeftOut, Magnitudes, Thresholds, share},
+    setup::{Kind, Setup, cells_of},
+};
 
 /// Shares of inputs that thresholds are made for.
 const TARGETS: [f64; 7] = [0.0, 0.25, 0.4, 0.5, 0.6, 0.75, 0.9];
@@ -57,7 +55,7 @@ pub(crate) fn sections(setup: &Setup) -> Vec<Section> {
                 ..Hooks::default()
             };
             let report = setup.compare(&mut Hooked { runner: &mut runner, hooks }, kind, &base);
-            let [gate, down] = [&left_out.gate, &left_out.down].map(Count::share);
+            let [gate, down] = [&left_out.gate, &left_out.down].map(|count| share(&[count]));
             let read = 1.0 - (2.0 * gate + down) / 3.0;
             for share in [gate, down] {
                 assert!((share - target).abs() < 0.1, "{share} left out, {target} wanted");
@@ -72,10 +70,7 @@ pub(crate) fn sections(setup: &Setup) -> Vec<Section> {
 
 /// The magnitudes of what networks multiply in texts that are not scored.
 fn recorded(setup: &Setup, runner: &mut Runner) -> ActSparsityPredictor {
-    let config = &setup.config;
-    let widths = [config.hidden_size, config.intermediate_size].repeat(config.n_layers());
-    let predictor = ActSparsityPredictor::new(&widths, SparsityOptions::default());
-    let mut magnitudes = Magnitudes(predictor.expect("a number near zero"));
+    let mut magnitudes = Magnitudes::new(&setup.config);
     for text in setup.unscored() {
         let id = runner.create().expect("room for a sequence");
         let mut hooks = Hooks { recorder: Some(&mut magnitudes), ..Hooks::default() };
@@ -84,62 +79,4 @@ fn recorded(setup: &Setup, runner: &mut Runner) -> ActSparsityPredictor {
         runner.free(id).expect("it is there");
     }
     magnitudes.0
-}
-
-/// Where a site's inputs are counted, and thresholds stand.
-fn place(site: Site) -> Option<usize> {
-    match site.projection {
-        Projection::Gate => Some(2 * site.layer),
-        Projection::Down => Some(2 * site.layer + 1),
-        _ => None,
-    }
-}
-
-struct Magnitudes(ActSparsityPredictor);
-
-impl Recorder for Magnitudes {
-    fn record(&mut self, site: Site, x: ArrayView2<'_, f32>) {
-        if let Some(place) = place(site) {
-            self.0.record(place, x).expect("as wide as the network");
-        }
-    }
-}
-
-struct Thresholds(Vec<f32>);
-
-impl Sparsity for Thresholds {
-    fn threshold(&self, site: Site) -> f32 {
-        place(site).map_or(0.0, |place| self.0[place])
-    }
-}
-
-/// Counts what products multiply that is zero.
-#[derive(Default)]
-struct LeftOut {
-    gate: Count,
-    down: Count,
-}
-
-#[derive(Default)]
-struct Count {
-    n_zeros: Cell<usize>,
-    n: Cell<usize>,
-}
-
-impl Count {
-    fn share(&self) -> f64 {
-        self.n_zeros.get() as f64 / self.n.get() as f64
-    }
-}
-
-impl Adapter for LeftOut {
-    fn add(&self, site: Site, _: &[usize], x: ArrayView2<'_, f32>, _: ArrayViewMut2<'_, f32>) {
-        let count = match site.projection {
-            Projection::Gate => &self.gate,
-            Projection::Down => &self.down,
-            _ => return,
-        };
-        count.n_zeros.set(count.n_zeros.get() + x.iter().filter(|x| **x == 0.0).count());
-        count.n.set(count.n.get() + x.len());
-    }
 }
