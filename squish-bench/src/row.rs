@@ -162,7 +162,7 @@ pub enum Limit {
     Copy(Residency),
     /// Operations over the f32 multiply-add peak.
     Fma,
-    /// Operations over the bf16 dot-product peak.
+    /// Operations over the peak of bf16 dot products, or of f32 multiply-adds where it is higher.
     Bf16Dot,
     /// Operations over the int8 dot-product peak.
     Int8Dot,

@@ -113,6 +113,7 @@ pub struct Isa {
     level: SimdLevel,
     token: Level,
     bf16_dot: bool,
+    prefers_bf16_dot: bool,
     vnni: bool,
     dotprod: bool,
 }
@@ -178,6 +179,13 @@ impl Isa {
         self.bf16_dot
     }
 
+    /// Whether `vdpbf16ps` may be used and multiplies more in its time than multiply-adds of `f32`: on AMD's CPUs twice as much, and on Intel's
+    /// half as much.
+    #[must_use]
+    pub const fn prefers_bf16_dot(self) -> bool {
+        self.prefers_bf16_dot
+    }
+
     /// Whether `vpdpbusd` may be used (AVX512-VNNI, or AVX-VNNI at the `avx2` level).
     #[must_use]
     pub const fn has_vnni(self) -> bool {
@@ -190,15 +198,17 @@ impl Isa {
         self.dotprod
     }
 
-    /// Each of [`Isa::available`], and without its extensions where it has any: what tests of kernels run.
+    /// Each of [`Isa::available`] with its extensions, preferred or not, and without them where it has any: what tests of kernels run.
     #[doc(hidden)]
     pub fn variants() -> impl Iterator<Item = Self> {
         Self::available()
             .flat_map(|isa| {
+                let all = Self { prefers_bf16_dot: isa.bf16_dot, ..isa };
                 // AVX-512's token includes VNNI.
                 let vnni = isa.level == SimdLevel::Avx512;
-                let bare = Self { bf16_dot: false, vnni, dotprod: false, ..isa };
-                [Some(isa), (format!("{isa:?}") != format!("{bare:?}")).then_some(bare)]
+                let bare =
+                    Self { bf16_dot: false, prefers_bf16_dot: false, vnni, dotprod: false, ..isa };
+                [Some(all), (format!("{all:?}") != format!("{bare:?}")).then_some(bare)]
             })
             .flatten()
     }
@@ -237,6 +247,7 @@ impl Isa {
         level: SimdLevel::Scalar,
         token: Level::fallback(),
         bf16_dot: false,
+        prefers_bf16_dot: false,
         vnni: false,
         dotprod: false,
     };
@@ -255,14 +266,18 @@ impl Isa {
                 vnni: has!("avxvnni"),
                 ..Self::BARE
             },
-            SimdLevel::Avx512 => Self {
-                level,
-                token: Level::Avx512(token.as_avx512()?),
-                vnni: true,
+            SimdLevel::Avx512 => {
                 // Of kernels for 64-bit x86 alone.
-                bf16_dot: cfg!(target_arch = "x86_64") && has!("avx512bf16"),
-                dotprod: false,
-            },
+                let bf16_dot = cfg!(target_arch = "x86_64") && has!("avx512bf16");
+                Self {
+                    level,
+                    token: Level::Avx512(token.as_avx512()?),
+                    bf16_dot,
+                    prefers_bf16_dot: bf16_dot && !is_intel(),
+                    vnni: true,
+                    dotprod: false,
+                }
+            }
             SimdLevel::Neon => return None,
         })
     }
@@ -286,6 +301,20 @@ impl Isa {
     fn with_token(level: SimdLevel, _token: Level) -> Option<Self> {
         (level == SimdLevel::Scalar).then_some(Self::BARE)
     }
+}
+
+/// Whether the CPU is one of Intel's.
+#[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
+fn is_intel() -> bool {
+    #[cfg(target_arch = "x86")]
+    use std::arch::x86::__cpuid;
+    #[cfg(target_arch = "x86_64")]
+    use std::arch::x86_64::__cpuid;
+
+    #[allow(unused_unsafe, reason = "it is safe in later versions of Rust")]
+    // SAFETY: a CPU with AVX-512 has the instruction.
+    let vendor = unsafe { __cpuid(0) };
+    [vendor.ebx, vendor.edx, vendor.ecx].map(u32::to_le_bytes).as_flattened() == b"GenuineIntel"
 }
 
 impl fmt::Debug for Isa {

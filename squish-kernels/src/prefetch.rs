@@ -36,9 +36,15 @@ impl<'a> Ahead<'a> {
     /// Asks in `n_steps` steps for as many bytes as `bytes` has, those that follow it in memory.
     #[inline(always)]
     pub(crate) fn of(bytes: &'a [u8], n_steps: usize) -> Self {
+        Self { at: bytes.len(), end: 2 * bytes.len(), ..Self::itself(bytes, n_steps) }
+    }
+
+    /// Asks in `n_steps` steps for `bytes`.
+    #[inline(always)]
+    pub(crate) fn itself(bytes: &'a [u8], n_steps: usize) -> Self {
         let per_step = bytes.len().div_ceil(n_steps.max(1));
         let bytes_per_step = if per_step > 64 { per_step.next_multiple_of(64) } else { per_step };
-        Self { bytes, at: bytes.len(), end: 2 * bytes.len(), bytes_per_step }
+        Self { bytes, at: 0, end: bytes.len(), bytes_per_step }
     }
 
     /// Asks for nothing.

@@ -28,8 +28,8 @@ pub(crate) enum Content {
     Bars(Vec<(String, f64)>),
     /// Lines through points.
     Lines { axes: [Axis; 2], series: Vec<Series> },
-    /// Points, each with its name.
-    Points { axes: [Axis; 2], points: Vec<(String, [f64; 2])> },
+    /// Points of several kinds, each in the color of its kind.
+    Points { axes: [Axis; 2], kinds: Vec<Kind> },
 }
 
 /// An axis.
@@ -55,6 +55,20 @@ pub(crate) enum Scale {
 pub(crate) struct Series {
     pub(crate) name: String,
     pub(crate) points: Vec<[f64; 2]>,
+}
+
+/// Points of one color.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Kind {
+    pub(crate) name: String,
+    pub(crate) points: Vec<Point>,
+}
+
+/// A point, with a name if it is to be told from the others of its kind.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Point {
+    pub(crate) name: Option<String>,
+    pub(crate) at: [f64; 2],
 }
 
 /// Colors of a ground.
@@ -137,7 +151,7 @@ impl Chart {
             let drawn = match &self.content {
                 Content::Bars(bars) => draw_bars(&area, theme, bars),
                 Content::Lines { axes, series } => draw_lines(&area, theme, axes, series),
-                Content::Points { axes, points } => draw_points(&area, theme, axes, points),
+                Content::Points { axes, kinds } => draw_points(&area, theme, axes, kinds),
             };
             drawn
                 .and_then(|()| area.present())
@@ -254,23 +268,51 @@ fn draw_lines(area: &Area<'_>, theme: &Theme, axes: &[Axis; 2], series: &[Series
     })
 }
 
-fn draw_points(
-    area: &Area<'_>,
-    theme: &Theme,
-    axes: &[Axis; 2],
-    points: &[(String, [f64; 2])],
-) -> Drawn {
-    let of = |i: usize| points.iter().map(move |(_, point)| point[i]);
+fn draw_points(area: &Area<'_>, theme: &Theme, axes: &[Axis; 2], kinds: &[Kind]) -> Drawn {
+    let all = || kinds.iter().flat_map(|kind| &kind.points);
+    let of = |i: usize| all().map(move |point| point.at[i]);
     let ranges = [range(&axes[0], of(0)), range(&axes[1], of(1))];
     with_axes!(area, axes, ranges, chart => {
         mesh!(chart, theme, axes);
-        chart.draw_series(points.iter().map(|(name, [x, y])| {
-            EmptyElement::at((*x, *y))
-                + Circle::new((0, 0), 4, theme.bar.filled())
-                + Text::new(name.clone(), (7, -6), (FONT, FONT_SIZE).into_font().color(&theme.text))
-        }))?;
-        Ok(())
+        for (kind, color) in kinds.iter().zip(LINES.iter().cycle()) {
+            let circle = |(x, y)| Circle::new((x, y), 4, color.filled());
+            chart
+                .draw_series(kind.points.iter().map(|point| circle((point.at[0], point.at[1]))))?
+                .label(kind.name.clone())
+                .legend(move |(x, y)| Circle::new((x + 9, y), 4, color.filled()));
+        }
+        let mut taken = Vec::new();
+        for point in all() {
+            if let Some(name) = &point.name {
+                let (x, y) = chart.backend_coord(&(point.at[0], point.at[1]));
+                let place = place_of(name, [x, y], &mut taken);
+                let text = (FONT, FONT_SIZE).into_font().color(&theme.text);
+                area.draw(&Text::new(name.clone(), (place[0], place[1]), text))?;
+            }
+        }
+        chart
+            .configure_series_labels()
+            .position(SeriesLabelPosition::UpperRight)
+            .label_font((FONT, FONT_SIZE).into_font().color(&theme.text))
+            .border_style(theme.grid)
+            .draw()
     })
+}
+
+/// The upper left corner of a name beside its point, as near as those that are `taken`, as wide as given, leave room for; it is added to them.
+fn place_of(name: &str, point: [i32; 2], taken: &mut Vec<([i32; 2], i32)>) -> [i32; 2] {
+    // As wide as letters are on average.
+    let width = name.chars().count() as i32 * FONT_SIZE / 2;
+    let is_free = |[x, y]: [i32; 2]| {
+        taken.iter().all(|&([x0, y0], width0)| {
+            x >= x0 + width0 || x + width <= x0 || (y - y0).abs() >= FONT_SIZE
+        })
+    };
+    let corner = |dy: i32| [point[0] + 7, point[1] - FONT_SIZE / 2 + dy];
+    // Lower and lower, which ends below all names.
+    let place = (0..).map(corner).find(|&corner| is_free(corner)).unwrap_or(corner(0));
+    taken.push((place, width));
+    place
 }
 
 /// A number of an axis.
@@ -309,7 +351,13 @@ mod tests {
         };
         let points = chart(Content::Points {
             axes: [axis("bits", Scale::FromZero), axis("perplexity", Scale::Between)],
-            points: vec![("MXFP4".to_owned(), [4.25, 16.7]), ("bf16".to_owned(), [16.0, 16.0])],
+            kinds: vec![Kind {
+                name: "floats".to_owned(),
+                points: vec![
+                    Point { name: Some("MXFP4".to_owned()), at: [4.25, 16.7] },
+                    Point { name: None, at: [16.0, 16.0] },
+                ],
+            }],
         });
         for theme in &THEMES {
             let svg = bars.svg(theme).unwrap();
@@ -323,9 +371,19 @@ mod tests {
                 }
             }
             let svg = points.svg(theme).unwrap();
-            assert!(svg.contains("MXFP4") && svg.contains("perplexity"), "{svg}");
+            for word in ["floats", "MXFP4", "perplexity"] {
+                assert!(svg.contains(word), "{word}: {svg}");
+            }
         }
         assert_ne!(bars.svg(&THEMES[0]).unwrap(), bars.svg(&THEMES[1]).unwrap());
+    }
+
+    #[test]
+    fn names_do_not_lie_on_each_other() {
+        let mut taken = Vec::new();
+        let places = [100, 103, 101].map(|y| place_of("a name", [50, y], &mut taken));
+        assert_eq!(places, [[57, 94], [57, 107], [57, 120]]);
+        assert_eq!(place_of("far away", [200, 100], &mut taken), [207, 94]);
     }
 
     #[test]

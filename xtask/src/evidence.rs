@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     bench::build,
-    charts::{Axis, Chart, Content, Scale},
+    charts::{Axis, Chart, Content, Kind, Point, Scale},
     failure::{Failure, Outcome, read, write},
     process::{cargo, pass, root, target_dir},
 };
@@ -202,7 +202,7 @@ pub(crate) fn render(results: &Results) -> String {
     for section in &evidence.sections {
         table(&mut out, section);
         if let Some(chart) = chart(section) {
-            let _ = writeln!(out, "\n{}", chart.markdown());
+            let _ = writeln!(out, "\n{}.\n\n{}", chart.title, chart.markdown());
         }
     }
     out
@@ -213,21 +213,46 @@ fn chart(section: &Section) -> Option<Chart> {
     let column = |name: &str| section.columns.iter().position(|column| column.name == name);
     let (name, bits, ppl) =
         (column("format")?, column("bits per weight")?, column("perplexity, prose")?);
-    let point = |row: &Vec<Cell>| match (&row[name], &row[bits], &row[ppl]) {
+    let format = |row: &Vec<Cell>| match (&row[name], &row[bits], &row[ppl]) {
         (Cell::Text(name), Cell::Number(bits), Cell::Number(ppl)) => {
             Some((name.clone(), [*bits, *ppl]))
         }
         _ => None,
     };
+    let formats: Vec<_> = section.rows.iter().filter_map(format).collect();
+    if formats.is_empty() {
+        return None;
+    }
+    let mut kinds: Vec<Kind> = Vec::new();
+    for (name, at) in &formats {
+        let is_beaten =
+            formats.iter().any(|(_, other)| other != at && other[0] <= at[0] && other[1] <= at[1]);
+        let point = Point { name: (!is_beaten).then(|| name.clone()), at: *at };
+        let kind = kind_of(name);
+        match kinds.iter_mut().find(|other| other.name == kind) {
+            Some(kind) => kind.points.push(point),
+            None => kinds.push(Kind { name: kind.to_owned(), points: vec![point] }),
+        }
+    }
     let axes = [
-        Axis { name: "bits per weight", scale: Scale::FromZero },
+        Axis { name: "bits per weight", scale: Scale::Log },
         Axis { name: "perplexity, prose", scale: Scale::Between },
     ];
-    let points: Vec<_> = section.rows.iter().filter_map(point).collect();
-    let title = "Perplexity against bits per weight, by format".to_owned();
-    let content = Content::Points { axes, points };
-    let is_empty = matches!(&content, Content::Points { points, .. } if points.is_empty());
-    (!is_empty).then_some(Chart { name: "perplexity", title, content })
+    let title = "Perplexity against bits per weight, by kind of format; those have names that none beats with as few bits";
+    let content = Content::Points { axes, kinds };
+    Some(Chart { name: "perplexity", title: title.to_owned(), content })
+}
+
+/// What a format is called without its widths and options.
+fn kind_of(format: &str) -> &str {
+    match format.split([' ', ',', '_']).next().unwrap_or(format) {
+        name if name.starts_with("mx") => "OCP microscaling",
+        name if name.starts_with("smx") => "shared microexponents",
+        name if name.starts_with("int") => "integers",
+        name if name.starts_with("fp8") => "FP8",
+        name if name.starts_with("nvfp4") => "NVFP4",
+        name => name,
+    }
 }
 
 fn table(out: &mut String, section: &Section) {

@@ -285,7 +285,7 @@ fn of_limit(results: &Results, row: &RowResult, ns: f64) -> String {
         Limit::Read(level) => format!("{} read", residency(level)),
         Limit::Copy(level) => format!("{} copy", residency(level)),
         Limit::Fma => "multiply-add".into(),
-        Limit::Bf16Dot => "bf16 dot".into(),
+        Limit::Bf16Dot => "bf16 products".into(),
         Limit::Int8Dot => "int8 dot".into(),
         Limit::None => "—".into(),
     };

@@ -201,7 +201,7 @@ pub(crate) enum Limit {
     Copy(Residency),
     /// f32 multiply-add peak.
     Fma,
-    /// bf16 dot-product peak.
+    /// bf16 dot-product peak, or multiply-add peak where it is higher.
     Bf16Dot,
     /// int8 dot-product peak.
     Int8Dot,

@@ -122,7 +122,7 @@ impl Sum {
     fn of(isa: Isa, activation: Activation) -> Self {
         Self {
             fused: !matches!(isa.level(), SimdLevel::Scalar | SimdLevel::Sse42),
-            flushed: activation == Activation::Bf16 && isa.has_bf16_dot(),
+            flushed: activation == Activation::Bf16 && isa.prefers_bf16_dot(),
         }
     }
 

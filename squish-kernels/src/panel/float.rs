@@ -3,11 +3,17 @@
 //! One row of inputs meets the panel's codes in the order of the bytes, each decoded in registers ([`one_row`]). More
 //! rows meet weights that were decoded into `f32` before ([`tile_into`]), two vectors of outputs at a time.
 
+#[cfg(target_arch = "x86_64")]
+use fearless_simd::Level;
 use fearless_simd::{Simd, prelude::*};
 
 use half::f16;
 
 use super::layout::{BLOCK, Code, PANEL};
+#[cfg(target_arch = "x86_64")]
+use super::pairs;
+#[cfg(target_arch = "x86_64")]
+use crate::bytes::same;
 use crate::{
     bytes::zip_bytes,
     prefetch::{self, Ahead},
@@ -96,10 +102,16 @@ impl<const EXPONENT: u32> PairCodes for Float8<EXPONENT> {
         [low, low + quarter]
     }
 
-    /// The bits below the sign are moved to where BF16 has them, which divides by a power of two that a product restores.
+    /// The widest level looks the bits of BF16 up. On the others those below the sign are moved to where BF16 has them, which divides by a
+    /// power of two that a product restores.
     #[inline(always)]
     fn decode<S: Simd>(simd: S, pair: &[u8], i: usize, _: usize) -> [[S::f32s; 2]; 2] {
         let bytes = S::u8s::from_slice(simd, &pair[i * S::u8s::LEN..][..S::u8s::LEN]);
+        #[cfg(target_arch = "x86_64")]
+        if let Level::Avx512(token) = simd.level() {
+            let [low, high] = pairs::Float8::<EXPONENT>::look_up(token, same(token, bytes));
+            return [halves::<S>(same(simd, low)), halves::<S>(same(simd, high))];
+        }
         let (low, high) = zip_bytes::<S>(bytes, S::u8s::splat(simd, 0));
         [Self::values::<S>(low.bitcast()), Self::values::<S>(high.bitcast())]
     }
@@ -281,6 +293,53 @@ pub(crate) fn one_row<'a, S: Simd, C: PairCodes, M: Chain, const N: usize>(
     }
     for v in 0..N {
         acc[v].store_slice(&mut sums[v * lanes..(v + 1) * lanes]);
+    }
+}
+
+/// Adds the products of pairs of inputs, which are decoded in registers, with the inputs of `ROWS` rows, `[inputs, rows]`, to their sums: so
+/// few rows that the sums of all outputs are in registers, too.
+#[inline(always)]
+pub(crate) fn few_rows<S: Simd, C: PairCodes, M: Chain, const N: usize, const ROWS: usize>(
+    simd: S,
+    codes: &[u8],
+    scales: &[f32; PANEL],
+    x: &[f32],
+    sums: &mut [[f32; PANEL]; ROWS],
+) {
+    let lanes = S::f32s::LEN;
+    let mut acc = [[S::f32s::splat(simd, 0.0); N]; ROWS];
+    for row in 0..ROWS {
+        for v in 0..N {
+            acc[row][v] = S::f32s::from_slice(simd, &sums[row][v * lanes..(v + 1) * lanes]);
+        }
+    }
+    let inputs = x.as_chunks::<ROWS>().0.as_chunks::<2>().0;
+    for (pair, [first, second]) in codes.chunks_exact(C::PAIR_BYTES).zip(inputs) {
+        prefetch::lines(pair, C::AHEAD);
+        for i in 0..N / 2 {
+            let vectors = C::vectors(i, N);
+            let weights = C::decode(simd, pair, i, N);
+            for j in 0..2 {
+                let (v, [mut a, mut b]) = (vectors[j], weights[j]);
+                if M::SCALED {
+                    let scale = S::f32s::from_slice(simd, &scales[v * lanes..(v + 1) * lanes]);
+                    (a, b) = (a * scale, b * scale);
+                }
+                if M::SECOND_FIRST {
+                    (a, b) = (b, a);
+                }
+                for row in 0..ROWS {
+                    let (x, y) =
+                        (S::f32s::splat(simd, first[row]), S::f32s::splat(simd, second[row]));
+                    acc[row][v] = b.mul_add(y, a.mul_add(x, acc[row][v]));
+                }
+            }
+        }
+    }
+    for row in 0..ROWS {
+        for v in 0..N {
+            acc[row][v].store_slice(&mut sums[row][v * lanes..(v + 1) * lanes]);
+        }
     }
 }
 

@@ -46,7 +46,7 @@ impl Step {
     pub(crate) fn of(isa: Isa, activation: Activation) -> Self {
         match activation {
             Activation::F32 => Self::Float,
-            Activation::Bf16 if isa.has_bf16_dot() => Self::Pair,
+            Activation::Bf16 if isa.prefers_bf16_dot() => Self::Pair,
             Activation::Bf16 => Self::Rounded,
             Activation::Q8 => Self::Quad,
         }

@@ -1,4 +1,4 @@
-//! The BF16 mode on CPUs with an instruction for pairs of BF16 (`vdpbf16ps`).
+//! The BF16 mode on CPUs with a fast instruction for pairs of BF16 (`vdpbf16ps`).
 //!
 //! The instruction adds the product of the second inputs of a pair and then that of the first, each as a fused
 //! multiply-add to which subnormal numbers are zeros.
@@ -16,16 +16,16 @@ use crate::{
     prefetch::{self, AHEAD, Ahead},
 };
 
-/// Shows that the CPU has the level of AVX-512, and its instruction for pairs of BF16.
+/// Shows that the CPU has the level of AVX-512, and prefers its instruction for pairs of BF16.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Bf16Dot(Avx512);
 
 impl Bf16Dot {
-    /// Of a level that has it.
+    /// Of a level that has and prefers it.
     #[inline]
     pub(super) fn of(isa: Isa) -> Option<Self> {
         match isa.token() {
-            Level::Avx512(token) if isa.has_bf16_dot() => Some(Self(token)),
+            Level::Avx512(token) if isa.prefers_bf16_dot() => Some(Self(token)),
             _ => None,
         }
     }
@@ -116,6 +116,12 @@ const fn table(exponent: u32) -> [[u8; 128]; 2] {
 
 impl<const EXPONENT: u32> Float8<EXPONENT> {
     const TABLE: [[u8; 128]; 2] = table(EXPONENT);
+
+    /// Two inputs of half of the outputs.
+    #[inline(always)]
+    pub(super) fn look_up(token: Avx512, codes: u8x64<Avx512>) -> [u32x16<Avx512>; 2] {
+        interleaved(token, codes.into(), <Self as Pairs>::tables(token))
+    }
 }
 
 impl<const EXPONENT: u32> Pairs for Float8<EXPONENT> {

@@ -241,10 +241,50 @@ fn floats<S: Simd>(simd: S, job: Job<'_>) {
 /// `N` is the number of vectors of a panel.
 #[inline(always)]
 fn floats_of<S: Simd, const N: usize>(simd: S, job: Job<'_>) {
-    if job.sums.len() != 1 {
-        return tiles::<S, N>(simd, job);
+    match job.sums.len() {
+        1 => with_codes!(
+            job.layout,
+            C, M => one_row::<S, C, M, N>(simd, job),
+            _ => tiles::<S, N>(simd, job)
+        ),
+        2..=FEW_ROWS if S::f32s::LEN == 16 => with_codes!(
+            job.layout,
+            C, M => few_rows::<S, C, M, N>(simd, job),
+            _ => tiles::<S, N>(simd, job)
+        ),
+        _ => tiles::<S, N>(simd, job),
     }
-    with_codes!(job.layout, C, M => one_row::<S, C, M, N>(simd, job), _ => tiles::<S, N>(simd, job));
+}
+
+/// Most rows whose sums of all outputs are in the registers of the widest level: 24 vectors.
+const FEW_ROWS: usize = 6;
+
+/// A single tile of few rows.
+#[inline(always)]
+fn few_rows<S: Simd, C: PairCodes, M: Chain, const N: usize>(simd: S, job: Job<'_>) {
+    let Job { layout, panel, inputs, tiles, scratch, sums } = job;
+    let of_group = bytemuck::cast_slice_mut(&mut scratch.of_group);
+    // Whole groups.
+    for part in Part::all(layout, panel, inputs.plan.step(), layout.padded_inputs()) {
+        let (codes, scales) = (part.codes(layout), part.group.scales(layout));
+        for_sums(
+            simd,
+            layout,
+            &part,
+            inputs,
+            tiles.clone(),
+            of_group,
+            sums,
+            #[inline(always)]
+            |_, tile, sums| {
+                let x = bytemuck::cast_slice(tile.words);
+                with_rows!(tile.n_rows, R => {
+                    let sums = sums.first_chunk_mut().expect("the rows of the tile");
+                    float::few_rows::<S, C, M, N, R>(simd, codes, &scales, x, sums);
+                }, 2 3 4 5 6);
+            },
+        );
+    }
 }
 
 #[inline(always)]
@@ -335,8 +375,19 @@ fn tiles<S: Simd, const N: usize>(simd: S, job: Job<'_>) {
             #[inline(always)]
             |idx, tile, sums| {
                 let x = bytemuck::cast_slice(tile.words);
-                let is_first = idx == tiles.start;
-                let ahead = if is_first { part.ahead(layout, STEPS) } else { Ahead::NOTHING };
+                let ahead = if idx == tiles.start {
+                    part.ahead(layout, STEPS)
+                } else {
+                    let next = if idx + 1 < tiles.end {
+                        inputs.tile(idx + 1, part.first, part.len)
+                    } else {
+                        let first = part.first + part.len;
+                        let len = part.len.min(layout.padded_inputs() - first);
+                        inputs.tile(tiles.start, first, len)
+                    };
+                    // The inputs of a call fill the second-level cache, and those of a part lie far from each other.
+                    Ahead::itself(bytemuck::cast_slice(next.words), STEPS * part.len)
+                };
                 with_rows!(tile.n_rows, R => {
                     let sums = sums.first_chunk_mut::<R>().expect("the rows of the tile");
                     float::tile_into::<S, R>(simd, weights, ahead, x, sums);
