@@ -6,7 +6,8 @@ use half::bf16;
 use ndarray::Array3;
 use squish_attn::{KvArrays, KvElement, Options, Sequence, Team, Workspace};
 use squish_bench::{
-    Checked, Limit, Residency, Row, Suite, Target, Unchecked, Work, black_box, input, probe::pin,
+    Aligned, Checked, Limit, Residency, Row, Suite, Target, Unchecked, Work, black_box, input,
+    probe::pin,
 };
 use squish_kernels::{
     Isa,
@@ -211,9 +212,13 @@ fn attend<'s, E: KvElement>(
     let n_rows = shape.rows.min(tokens);
     let n_layers = row.size(n_layers, 1);
     let n = shape.kv_heads * tokens * shape.dim;
-    let encoded = |seed| input::normal(n, seed).iter().map(|&x| encode(x)).collect::<Vec<E>>();
+    let encoded = |seed| {
+        let x = input::normal(n, seed);
+        Aligned::from_fn(n, |i| encode(x[i]))
+    };
     let (keys, values) = (encoded(1), encoded(2));
-    let copies: Vec<[Vec<E>; 2]> = (0..n_layers).map(|_| [keys.clone(), values.clone()]).collect();
+    let copies: Vec<[Aligned<E>; 2]> =
+        (0..n_layers).map(|_| [keys.clone(), values.clone()]).collect();
     let scales = scale.map(|scale| vec![scale; shape.kv_heads * tokens]);
     let sources: Vec<KvArrays<'_, E>> = copies
         .iter()

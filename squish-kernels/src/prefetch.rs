@@ -3,17 +3,33 @@
 //! A hint, where the architecture has one that is stable in Rust (x86-64), and nothing elsewhere. Requests go along with the loads of a
 //! kernel, a line for a line: many at once fill the queue of outstanding lines and hold up what follows.
 
-/// How far ahead of its reads a kernel that streams weights asks for lines, in bytes: some 150 ns of a core's share of the memory's
-/// bandwidth. Half of it is too near for codes of four bits, whose lines are much work, and the next powers of two cost INT8 a few per
-/// cent.
-pub(crate) const AHEAD: usize = 6144;
+/// How far ahead of its reads a kernel that streams weights asks for lines, in bytes: some 200 ns of a core's share of the memory's
+/// bandwidth. Half of it is nearly as good, and a quarter is too near for codes of four bits, whose lines are much work.
+pub(crate) const AHEAD: usize = 8192;
 
-/// Asks for the lines that lie `ahead` bytes behind those of `bytes`, whatever is there.
+/// Asks for the lines that lie `ahead` bytes behind those of `bytes`, whatever is there, to be brought to the first-level cache.
 #[inline(always)]
 pub(crate) fn lines(bytes: &[u8], ahead: usize) {
     for at in (0..bytes.len()).step_by(64) {
         line::<NEAR>(bytes, at + ahead);
     }
+}
+
+/// The same, to the second-level cache: for what comes from memory. The first one can wait for one or two dozen lines at a time, too few for
+/// the memory's latency.
+#[inline(always)]
+pub(crate) fn far_lines(bytes: &[u8], ahead: usize) {
+    for at in (0..bytes.len()).step_by(64) {
+        line::<FAR>(bytes, at + ahead);
+    }
+}
+
+/// Asks for the lines [`AHEAD`] of `bytes` in two steps: from memory to the second-level cache, and shortly before they are read to the first.
+/// For kernels with so much work for each line that few loads wait at once.
+#[inline(always)]
+pub(crate) fn lines_in_two_steps(bytes: &[u8]) {
+    far_lines(bytes, AHEAD);
+    lines(bytes, 1024);
 }
 
 /// Asks for the line with the byte `at` of `bytes`, in them or not, to be brought to the second-level cache.

@@ -4,14 +4,21 @@ use squish_kernels::{
     Isa,
     attention::{States, exp_normal, place},
     kv::KvElement,
+    panel::Line,
 };
+
+/// Lines that hold rows of `width` numbers, which is a multiple of those of a line.
+pub(super) fn lines(n_rows: usize, width: usize) -> usize {
+    n_rows * width * size_of::<f32>() / size_of::<Line>()
+}
 
 /// Room for the states of rows.
 #[derive(Debug, Default)]
 pub(super) struct StateBuffer {
     maxima: Vec<f32>,
     sums: Vec<f32>,
-    values: Vec<f32>,
+    /// Numbers, on lines for vectors that are as wide.
+    values: Vec<Line>,
 }
 
 impl StateBuffer {
@@ -22,27 +29,31 @@ impl StateBuffer {
         self.sums.clear();
         self.sums.resize(n_rows, 0.0);
         self.values.clear();
-        self.values.resize(n_rows * width, 0.0);
+        self.values.resize(lines(n_rows, width), Line([0; 64]));
     }
 
     /// Room for so many rows without allocating.
     pub(super) fn reserve(&mut self, n_rows: usize, width: usize) {
-        let room =
-            |buffer: &mut Vec<f32>, len: usize| buffer.reserve(len.saturating_sub(buffer.len()));
         room(&mut self.maxima, n_rows);
         room(&mut self.sums, n_rows);
-        room(&mut self.values, n_rows * width);
+        room(&mut self.values, lines(n_rows, width));
     }
 
     pub(super) fn states(&mut self) -> States<'_> {
         let Self { maxima, sums, values } = self;
-        States { maxima, sums, values }
+        States { maxima, sums, values: bytemuck::cast_slice_mut(values) }
     }
 
     /// The largest score, the sum and the values of a row.
     pub(super) fn row(&self, row: usize, width: usize) -> (f32, f32, &[f32]) {
-        (self.maxima[row], self.sums[row], &self.values[row * width..(row + 1) * width])
+        let values: &[f32] = bytemuck::cast_slice(&self.values);
+        (self.maxima[row], self.sums[row], &values[row * width..(row + 1) * width])
     }
+}
+
+/// Makes a vector's room suffice for `len` elements.
+pub(super) fn room<T>(buffer: &mut Vec<T>, len: usize) {
+    buffer.reserve(len.saturating_sub(buffer.len()));
 }
 
 /// One of several states.

@@ -5,6 +5,7 @@ use squish_kernels::{
     Isa,
     attention::{self, Alibi, Queries, States, TILE},
     kv::{KvSource, Run},
+    panel::Line,
 };
 
 use super::{
@@ -13,7 +14,7 @@ use super::{
     mask::Mask,
     plan::{Plan, Unit},
     run::SPLIT,
-    state::{StateBuffer, state_of},
+    state::{StateBuffer, lines, room, state_of},
 };
 
 /// A call, as the threads see it.
@@ -35,11 +36,13 @@ pub(super) struct Call<'a, S> {
 /// What a thread needs for a unit.
 #[derive(Debug, Default)]
 pub(super) struct Scratch {
-    queries: Vec<f32>,
+    /// Numbers, on lines for vectors that are as wide; so are scores.
+    queries: Vec<Line>,
     alibi: Vec<Alibi>,
     /// How many tokens of a tile each row sees.
     visible: Vec<usize>,
-    scores: Vec<[f32; TILE]>,
+    /// `[rows][TILE]`
+    scores: Vec<Line>,
     /// Of the tile that is attended to, and of the next one.
     of_tokens: [OfTokens; 2],
     /// States of a split that is merged into what was before.
@@ -50,13 +53,10 @@ impl Scratch {
     /// Makes room for units of so many rows of queries, so that none is made while threads work: which of them meets the largest unit, and
     /// in which call, is chance.
     pub(super) fn reserve(&mut self, n_rows: usize, widths: [usize; 2]) {
-        fn room<T>(buffer: &mut Vec<T>, len: usize) {
-            buffer.reserve(len.saturating_sub(buffer.len()));
-        }
-        room(&mut self.queries, n_rows * widths[0]);
+        room(&mut self.queries, lines(n_rows, widths[0]));
         room(&mut self.alibi, n_rows);
         room(&mut self.visible, n_rows);
-        room(&mut self.scores, n_rows);
+        room(&mut self.scores, lines(n_rows, TILE));
         self.later.reserve(n_rows, widths[1]);
     }
 }
@@ -99,14 +99,15 @@ impl<'a, S: KvSource> Call<'a, S> {
         let (n_rows, width) = (self.n_rows(unit), self.widths[0]);
         let block = &self.plan.blocks[unit.block];
         visible.resize(n_rows, 0);
-        scores.resize(n_rows.max(scores.len()), [0.0; TILE]);
+        scores.resize(lines(n_rows, TILE).max(scores.len()), Line([0; 64]));
         // Numbers that pad a row are zeros.
         if width != self.queries.dim().2 {
             queries.clear();
         }
-        queries.resize(n_rows * width, 0.0);
+        queries.resize(lines(n_rows, width), Line([0; 64]));
         alibi.clear();
         let heads = unit.head * self.group..(unit.head + 1) * self.group;
+        let queries: &mut [f32] = bytemuck::cast_slice_mut(queries);
         let mut places = queries.chunks_exact_mut(width);
         for row in block.rows.clone() {
             let of_row = self.queries.index_axis(Axis(0), block.first_row + row);
@@ -144,6 +145,8 @@ impl<'a, S: KvSource> Call<'a, S> {
         tiles: &mut [Gathered<'a, S::Element>; 2],
     ) {
         let Scratch { queries, alibi, visible, scores, of_tokens, .. } = scratch;
+        let queries: &[f32] = bytemuck::cast_slice(queries);
+        let scores: &mut [[f32; TILE]] = bytemuck::cast_slice_mut(scores);
         let block = &self.plan.blocks[unit.block];
         let sequence = &self.sequences[block.sequence];
         let has_alibi = self.options.alibi.is_some();

@@ -41,7 +41,7 @@ use crate::{
 };
 
 use scores::Keys;
-use tile::Kind;
+use tile::{Kind, PIECES};
 pub use tile::{Part, Tile};
 
 /// Most tokens of a tile.
@@ -222,7 +222,7 @@ fn run_scores<S: Simd, E: KvElement, const N: usize>(
     let mut rows = [&[][..]; TILE];
     tile.rows_into(Kind::Keys, &mut rows);
     let keys = Keys { rows: &rows, n_tokens: tile.n_tokens(), dim: tile.dims[0] };
-    scores::scores_into::<S, E, N>(simd, &keys, queries.rows, scores, None);
+    scores::scores_into::<S, E, N>(simd, &keys, queries.rows, scores, &mut None);
     for (row, scores) in scores.iter_mut().enumerate() {
         weights::adjust(simd, tile, queries, row, scores);
         scores[queries.visible[row]..].fill(f32::NEG_INFINITY);
@@ -242,28 +242,34 @@ fn run<S: Simd, E: KvElement, const N: usize>(
     let mut rows = [&[][..]; TILE];
     tile.rows_into(Kind::Keys, &mut rows);
     let keys = Keys { rows: &rows, n_tokens, dim: key_dim };
-    scores::scores_into::<S, E, N>(simd, &keys, queries.rows, scores, tile.later(Kind::Keys));
+    // Made only where it is needed: a short call would take notice.
+    let mut pieces;
+    let mut later = None;
+    if tile.ahead.is_some() {
+        pieces = [&[][..]; PIECES];
+        later = tile.later(&mut pieces);
+    }
+    scores::scores_into::<S, E, N>(simd, &keys, queries.rows, scores, &mut later);
     tile.rows_into(Kind::Values, &mut rows);
-    let mut later = tile.later(Kind::Values);
-    let mut factors = [0.0; ROWS_AT_ONCE];
     let width = states.values.len() / scores.len();
     for first in (0..scores.len()).step_by(ROWS_AT_ONCE) {
         let end = scores.len().min(first + ROWS_AT_ONCE);
-        outlined(
+        // Memory is asked for along with the first rows.
+        let later = if first == 0 { &mut later } else { &mut None };
+        let factors = outlined(
             simd,
             #[inline(always)]
             || {
-                for row in first..end {
-                    factors[row - first] = weights::weigh::<S, E, N>(
-                        simd,
-                        tile,
-                        queries,
-                        row,
-                        &mut scores[row],
-                        &mut states.maxima[row],
-                        &mut states.sums[row],
-                    );
-                }
+                weights::weigh::<S, E, N>(
+                    simd,
+                    tile,
+                    queries,
+                    first,
+                    &mut scores[first..end],
+                    &mut states.maxima[first..end],
+                    &mut states.sums[first..end],
+                    later,
+                )
             },
         );
         values::add_values::<S, E, N>(
@@ -274,7 +280,7 @@ fn run<S: Simd, E: KvElement, const N: usize>(
             &factors[..end - first],
             &scores[first..end],
             &mut states.values[first * width..end * width],
-            later.take(),
+            later,
         );
     }
 }

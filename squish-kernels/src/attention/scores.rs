@@ -29,14 +29,14 @@ pub(super) fn scores_into<S: Simd, E: KvElement, const N: usize>(
     keys: &Keys<'_, E>,
     queries: &[f32],
     scores: &mut [[f32; TILE]],
-    mut later: Option<Later<'_, E>>,
+    later: &mut Option<Later<'_, '_>>,
 ) {
     let width = queries.len() / scores.len();
     let mut row = 0;
     while row < scores.len() {
         let (queries, scores) = (&queries[row * width..], &mut scores[row..]);
         // Memory is asked for along with the first rows.
-        let later = later.take();
+        let later = if row == 0 { &mut *later } else { &mut None };
         // As many sums as registers hold: on the widest vectors sixteen, elsewhere four of several vectors.
         row += match N {
             1 => match scores.len() {
@@ -66,7 +66,7 @@ fn block<
     keys: &Keys<'_, E>,
     queries: &[f32],
     scores: &mut [[f32; TILE]],
-    mut later: Option<Later<'_, E>>,
+    later: &mut Option<Later<'_, '_>>,
 ) -> usize {
     outlined(
         simd,
@@ -83,7 +83,7 @@ fn block<
                     let tokens =
                         keys.rows[first + side..].first_chunk().expect("tiles are whole blocks");
                     let of_side =
-                        chains::<S, E, ROWS, SIDE, N>(simd, &rows, tokens, keys.dim, &mut later);
+                        chains::<S, E, ROWS, SIDE, N>(simd, &rows, tokens, keys.dim, later);
                     for r in 0..ROWS {
                         for t in 0..SIDE {
                             sums[r * TOKENS + side + t] = of_side[r][t];
@@ -115,7 +115,7 @@ fn chains<S: Simd, E: KvElement, const ROWS: usize, const SIDE: usize, const N: 
     rows: &[&[f32]; ROWS],
     tokens: &[&[E]; SIDE],
     dim: usize,
-    later: &mut Option<Later<'_, E>>,
+    later: &mut Option<Later<'_, '_>>,
 ) -> [[[S::f32s; N]; SIDE]; ROWS] {
     let block = CHAINS * E::PARTS;
     let n_blocks = dim / block;

@@ -79,21 +79,39 @@ impl<'a, E: KvElement> Tile<'a, E> {
         }
     }
 
-    /// What to ask for along with the rows of one kind: those that are read somewhat later, the first ones of the next kind included.
+    /// What to ask for while this tile is attended to: what is read somewhat later, the first keys of the next tile included. `pieces` is room
+    /// for it.
     #[inline(always)]
-    pub(super) fn later(&self, kind: Kind) -> Option<Later<'a, E>> {
+    pub(super) fn later<'p>(&self, pieces: &'p mut [&'a [u8]; PIECES]) -> Option<Later<'p, 'a>> {
         let next_tile = self.ahead?;
-        let (then, then_kind) = match kind {
-            Kind::Keys => (self.parts, Kind::Values),
-            Kind::Values => (next_tile, Kind::Keys),
-        };
-        let mut later = Later {
-            piece: &[],
-            now: Pieces::new(self.parts, kind, self.dims[kind as usize]),
-            then: Pieces::new(then, then_kind, self.dims[then_kind as usize]),
-        };
-        later.skip(FETCHED);
-        Some(later)
+        let mut n = 0;
+        for (parts, kind) in
+            [(self.parts, Kind::Keys), (self.parts, Kind::Values), (next_tile, Kind::Keys)]
+        {
+            let dim = self.dims[kind as usize];
+            let mut skipped = if n == 0 && kind == Kind::Keys { FETCHED } else { 0 };
+            for part in parts {
+                let (data, stride) = part.rows(kind);
+                // Pieces are as long as rows lie one behind the other.
+                let (n_pieces, n_rows) =
+                    if stride == dim { (1, part.n_tokens) } else { (part.n_tokens, 1) };
+                for first in (0..n_pieces).map(|i| i * stride) {
+                    let bytes = E::as_bytes(&data[first..first + n_rows * dim]);
+                    let here = skipped.min(bytes.len());
+                    skipped -= here;
+                    if let (Some(piece), true) = (pieces.get_mut(n), here < bytes.len()) {
+                        *piece = &bytes[here..];
+                        n += 1;
+                    }
+                }
+            }
+        }
+        Some(Later { piece: &[], rest: &pieces[..n] })
+    }
+
+    /// Bytes of its keys and values.
+    pub(super) fn n_bytes(&self) -> usize {
+        self.n_tokens() * (self.dims[0] + self.dims[1]) * size_of::<E>()
     }
 }
 
@@ -110,86 +128,44 @@ impl<'a, E> Part<'a, E> {
 /// Bytes between what is read and what is asked for.
 const FETCHED: usize = 16384;
 
-/// Rows of one kind in pieces that are as long as rows lie one behind the other.
-#[derive(Clone, Copy)]
-struct Pieces<'a, E> {
-    parts: &'a [Part<'a, E>],
-    kind: Kind,
-    dim: usize,
-    /// Rows of the first part that were taken.
-    taken: usize,
-}
+/// Most pieces of a tile's keys and values and the next one's keys: a row each.
+pub(super) const PIECES: usize = 3 * TILE;
 
-impl<'a, E: KvElement> Pieces<'a, E> {
-    #[inline(always)]
-    fn new(parts: &'a [Part<'a, E>], kind: Kind, dim: usize) -> Self {
-        Self { parts, kind, dim, taken: 0 }
-    }
-
-    fn next(&mut self) -> Option<&'a [u8]> {
-        let (part, rest) = self.parts.split_first()?;
-        let (data, stride) = part.rows(self.kind);
-        let n_rows = if stride == self.dim { part.n_tokens } else { 1 };
-        let first = self.taken * stride;
-        self.taken += n_rows;
-        if self.taken == part.n_tokens {
-            (self.parts, self.taken) = (rest, 0);
-        }
-        Some(E::as_bytes(&data[first..first + n_rows * self.dim]))
-    }
-}
-
-/// Memory to ask for: rows of one kind, and then rows of another.
-#[derive(Clone, Copy)]
-pub(super) struct Later<'a, E> {
+/// Memory to ask for, in the order in which it is read.
+pub(super) struct Later<'p, 'a> {
     /// What is left of the present piece.
     piece: &'a [u8],
-    now: Pieces<'a, E>,
-    then: Pieces<'a, E>,
+    rest: &'p [&'a [u8]],
 }
 
-impl<E: KvElement> Later<'_, E> {
-    /// Leaves out so many bytes, at most those of the first kind.
-    fn skip(&mut self, mut n_bytes: usize) {
-        while n_bytes > 0
-            && let Some(piece) = self.now.next()
-        {
-            let here = n_bytes.min(piece.len());
-            self.piece = &piece[here..];
-            n_bytes -= here;
-        }
-    }
-
-    /// Asks for the next `n_bytes`, where there are as many.
+impl Later<'_, '_> {
+    /// Asks for some three quarters of `n_bytes`, at most to the end of a piece: what is asked for along with the scores or the values of so many
+    /// bytes. The last quarter is left for the weights in between ([`ask_much`](Self::ask_much)), which read nothing, so that the memory is
+    /// never idle.
     #[inline(always)]
     pub(super) fn ask(&mut self, n_bytes: usize) {
+        self.ask_piece(n_bytes / 4 * 3);
+    }
+
+    #[inline(always)]
+    fn ask_piece(&mut self, n_bytes: usize) {
         if let Some((here, rest)) = self.piece.split_at_checked(n_bytes) {
-            ask_for(here);
+            prefetch::far_lines(here, 0);
             self.piece = rest;
         } else {
-            self.ask_across(n_bytes);
+            prefetch::far_lines(self.piece, 0);
+            let next = self.rest.split_first();
+            (self.piece, self.rest) = next.map_or((&[][..], &[][..]), |(next, rest)| (*next, rest));
         }
     }
 
-    #[cold]
-    fn ask_across(&mut self, mut n_bytes: usize) {
-        while n_bytes > 0 {
-            if self.piece.is_empty() {
-                let Some(piece) = self.now.next().or_else(|| self.then.next()) else { return };
-                self.piece = piece;
-            }
-            let (here, rest) = self.piece.split_at(n_bytes.min(self.piece.len()));
-            ask_for(here);
-            self.piece = rest;
-            n_bytes -= here.len();
+    /// Asks for the next `n_bytes`.
+    #[inline(always)]
+    pub(super) fn ask_much(&mut self, mut n_bytes: usize) {
+        while n_bytes > 0 && !(self.piece.is_empty() && self.rest.is_empty()) {
+            let here = n_bytes.min(self.piece.len());
+            self.ask_piece(here.max(1));
+            n_bytes -= here;
         }
-    }
-}
-
-/// Into the second-level cache: the first can wait for two dozen lines at a time on many machines, too few for the memory's latency.
-#[inline(always)]
-fn ask_for(bytes: &[u8]) {
-    for at in (0..bytes.len()).step_by(64) {
-        prefetch::far_line_at(bytes, at);
     }
 }

@@ -18,7 +18,7 @@ pub(super) fn add_values<S: Simd, E: KvElement, const N: usize>(
     factors: &[f32],
     weights: &[[f32; TILE]],
     out: &mut [f32],
-    mut later: Option<Later<'_, E>>,
+    later: &mut Option<Later<'_, '_>>,
 ) {
     let width = out.len() / visible.len();
     let mut row = 0;
@@ -26,7 +26,7 @@ pub(super) fn add_values<S: Simd, E: KvElement, const N: usize>(
         let n_tokens = visible[row];
         let values = Values { rows: &rows[..n_tokens], dim };
         // Memory is asked for along with the first rows.
-        let later = &mut later.take();
+        let later = if row == 0 { &mut *later } else { &mut None };
         let (factors, weights) = (&factors[row..], &weights[row..]);
         let out = &mut out[row * width..];
         // Only rows that see the same tokens are taken together.
@@ -66,7 +66,7 @@ fn columns<S: Simd, E: KvElement, const ROWS: usize, const N: usize>(
     factors: &[f32],
     weights: &[[f32; TILE]],
     out: &mut [f32],
-    later: &mut Option<Later<'_, E>>,
+    later: &mut Option<Later<'_, '_>>,
 ) -> usize {
     let unit = S::f32s::LEN * E::PARTS;
     let (n_units, mut first) = (values.dim.div_ceil(unit), 0);
@@ -97,7 +97,7 @@ fn sums<S: Simd, E: KvElement, const ROWS: usize, const UNITS: usize, const N: u
     weights: &[[f32; TILE]],
     first: usize,
     out: &mut [f32],
-    later: &mut Option<Later<'_, E>>,
+    later: &mut Option<Later<'_, '_>>,
 ) -> usize {
     outlined(
         simd,
@@ -128,8 +128,9 @@ fn sums<S: Simd, E: KvElement, const ROWS: usize, const UNITS: usize, const N: u
             let (from, n) = (first * unit_len, UNITS * unit_len);
             let mut end = [E::default(); CHAINS * MOST_PARTS];
             for token in 0..n_tokens {
-                if let Some(later) = later {
-                    later.ask(n * size_of::<E>());
+                // For two tokens at once, which are whole lines.
+                if let (Some(later), true) = (&mut *later, token % 2 == 0) {
+                    later.ask(2 * n * size_of::<E>());
                 }
                 let row = values.rows[token];
                 let columns = if UNITS > 1 || from + n <= row.len() {

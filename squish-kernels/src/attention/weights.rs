@@ -4,12 +4,13 @@
 use fearless_simd::Level;
 use fearless_simd::{Simd, prelude::*};
 
-use super::{CHAINS, Queries, TILE, Tile, sum_of_chains};
+use super::{CHAINS, Queries, ROWS_AT_ONCE, TILE, Tile, sum_of_chains, tile::Later};
 #[cfg(target_arch = "x86_64")]
 use crate::bytes::same;
 use crate::{exp::exp_normal_lanes, kv::KvElement, soft_cap::soft_cap_lanes};
 
-/// Turns the scores of `row` into weights, updates its largest score and sum, and returns what its values so far are multiplied by.
+/// Turns the scores of rows, at most [`ROWS_AT_ONCE`], into weights, updates their largest scores and sums, and returns what their values
+/// so far are multiplied by. `first` is the first row, in `queries`.
 ///
 /// A NaN among the scores makes the sum NaN, and so the result; a score of negative infinity has the weight 0.
 #[inline(always)]
@@ -17,48 +18,57 @@ pub(super) fn weigh<S: Simd, E: KvElement, const N: usize>(
     simd: S,
     tile: &Tile<'_, E>,
     queries: &Queries<'_>,
-    row: usize,
-    scores: &mut [f32; TILE],
-    max: &mut f32,
-    sum: &mut f32,
-) -> f32 {
-    let visible = queries.visible[row];
-    if visible == 0 {
-        return 1.0;
-    }
-    let used = visible.next_multiple_of(CHAINS);
-    let scores = &mut scores[..used];
-    adjust(simd, tile, queries, row, scores);
-    scores[visible..].fill(f32::NEG_INFINITY);
-
-    let new_max = largest(simd, scores).max(*max);
+    first: usize,
+    scores: &mut [[f32; TILE]],
+    maxima: &mut [f32],
+    sums: &mut [f32],
+    later: &mut Option<Later<'_, '_>>,
+) -> [f32; ROWS_AT_ONCE] {
+    const { assert!(S::f32s::LEN >= ROWS_AT_ONCE) };
     let lanes = S::f32s::LEN;
     let splat = |x: f32| S::f32s::splat(simd, x);
-    let mut chains = [splat(0.0); N];
-    for (i, weights) in scores.chunks_exact_mut(lanes).enumerate() {
-        let s = S::f32s::from_slice(simd, weights);
-        let p = if new_max == f32::NEG_INFINITY {
-            // All scores are negative infinity, or NaN, which no comparison finds.
-            s.simd_eq(splat(f32::NEG_INFINITY)).select(splat(0.0), splat(f32::NAN))
-        } else {
-            exp_normal_lanes(simd, s - splat(new_max))
-        };
-        chains[i % N] += p;
-        let scaled = match tile.value_scales {
-            Some(scales) => p * S::f32s::from_slice(simd, &scales[i * lanes..(i + 1) * lanes]),
-            None => p,
-        };
-        scaled.store_slice(weights);
+    let visible = &queries.visible[first..first + scores.len()];
+    // How far the largest score of each row rises, and the factor for that: of all rows at once.
+    let mut rises = splat(0.0);
+    for (row, (scores, max)) in scores.iter_mut().zip(&mut *maxima).enumerate() {
+        let n = visible[row];
+        let scores = &mut scores[..n.next_multiple_of(CHAINS)];
+        adjust(simd, tile, queries, first + row, scores);
+        scores[n..].fill(f32::NEG_INFINITY);
+        let new_max = largest(simd, scores).max(*max);
+        // Nothing came before, or nothing larger: exactly one.
+        let stays = *max == new_max || *max == f32::NEG_INFINITY;
+        rises.as_mut_slice()[row] = if stays { 0.0 } else { *max - new_max };
+        *max = new_max;
     }
-    // Nothing came before, or nothing larger: exactly one.
-    let factor = if *max == new_max || *max == f32::NEG_INFINITY {
-        1.0
-    } else {
-        exp_normal_lanes(simd, splat(*max - new_max)).as_slice()[0]
-    };
-    *sum = *sum * factor + sum_of_chains::<S, N>(chains);
-    *max = new_max;
-    factor
+    let factors = exp_normal_lanes(simd, rises);
+    let asked = tile.n_bytes() / 4 / scores.len().max(1);
+    for (row, ((scores, max), sum)) in scores.iter_mut().zip(&*maxima).zip(sums).enumerate() {
+        if let Some(later) = later {
+            later.ask_much(asked);
+        }
+        let used = visible[row].next_multiple_of(CHAINS);
+        let mut chains = [splat(0.0); N];
+        for (i, weights) in scores[..used].chunks_exact_mut(lanes).enumerate() {
+            let s = S::f32s::from_slice(simd, weights);
+            let p = if *max == f32::NEG_INFINITY {
+                // All scores are negative infinity, or NaN, which no comparison finds.
+                s.simd_eq(splat(f32::NEG_INFINITY)).select(splat(0.0), splat(f32::NAN))
+            } else {
+                exp_normal_lanes(simd, s - splat(*max))
+            };
+            chains[i % N] += p;
+            let scaled = match tile.value_scales {
+                Some(scales) => p * S::f32s::from_slice(simd, &scales[i * lanes..(i + 1) * lanes]),
+                None => p,
+            };
+            scaled.store_slice(weights);
+        }
+        *sum = *sum * factors.as_slice()[row] + sum_of_chains::<S, N>(chains);
+    }
+    let mut out = [1.0; ROWS_AT_ONCE];
+    out.copy_from_slice(&factors.as_slice()[..ROWS_AT_ONCE]);
+    out
 }
 
 /// Scales, cap and ALiBi.

@@ -23,8 +23,6 @@ use crate::{
 pub(crate) trait PairCodes {
     /// Bytes of two inputs.
     const PAIR_BYTES: usize;
-    /// How far ahead memory is asked for, in bytes: nearer where a line is less work.
-    const AHEAD: usize = prefetch::AHEAD;
 
     /// The two vectors of outputs of step `i` of `n / 2`, where a panel has `n` vectors of outputs.
     fn vectors(i: usize, n: usize) -> [usize; 2];
@@ -44,7 +42,6 @@ pub(crate) struct F32;
 
 impl PairCodes for F32 {
     const PAIR_BYTES: usize = 8 * PANEL;
-    const AHEAD: usize = 2048;
 
     #[inline(always)]
     fn vectors(i: usize, _: usize) -> [usize; 2] {
@@ -315,7 +312,7 @@ pub(crate) fn few_rows<S: Simd, C: PairCodes, M: Chain, const N: usize, const RO
     }
     let inputs = x.as_chunks::<ROWS>().0.as_chunks::<2>().0;
     for (pair, [first, second]) in codes.chunks_exact(C::PAIR_BYTES).zip(inputs) {
-        prefetch::lines(pair, C::AHEAD);
+        prefetch::far_lines(pair, prefetch::AHEAD);
         for i in 0..N / 2 {
             let vectors = C::vectors(i, N);
             let weights = C::decode(simd, pair, i, N);

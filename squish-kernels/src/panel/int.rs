@@ -196,7 +196,7 @@ impl<const E2M1: bool> ByteCodes for Nibbles<E2M1> {
         vector: usize,
     ) -> [S::u8s; 2] {
         let codes = &block[i * 4 * PANEL + vector * S::u8s::LEN..][..S::u8s::LEN];
-        prefetch::lines(codes, AHEAD);
+        prefetch::far_lines(codes, AHEAD);
         table.halves(S::u8s::from_slice(simd, codes))
     }
 }
@@ -215,8 +215,8 @@ impl<const MX: bool> ByteCodes for Int8<MX> {
         let bias = S::u8s::splat(simd, if biased(simd) { 0x80 } else { 0 });
         let first = &block[2 * i * 4 * PANEL + vector * S::u8s::LEN..][..S::u8s::LEN];
         let second = &block[(2 * i + 1) * 4 * PANEL + vector * S::u8s::LEN..][..S::u8s::LEN];
-        prefetch::lines(first, AHEAD);
-        prefetch::lines(second, AHEAD);
+        prefetch::far_lines(first, AHEAD);
+        prefetch::far_lines(second, AHEAD);
         [S::u8s::from_slice(simd, first) ^ bias, S::u8s::from_slice(simd, second) ^ bias]
     }
 }
@@ -343,7 +343,7 @@ pub(crate) fn one_row<S: Simd, C: ByteCodes, K: BlockScales, const N: usize>(
     let x_sums = x.sums.chunks_exact(K::PARTS);
     let mut inputs = x.words.as_chunks::<QUADS>().0.iter().zip(x.scales.iter().zip(x_sums));
     for group in layout.groups(panel) {
-        prefetch::lines(group.header, AHEAD);
+        prefetch::far_lines(group.header, AHEAD);
         let scales = K::decode::<S, N>(simd, group.header);
         let mut offsets = [0; PANEL];
         if K::ZERO {
@@ -412,7 +412,7 @@ pub(crate) fn rows<S: Simd, C: ByteCodes, K: BlockScales, const N: usize>(
     let x_sums = x.sums.chunks_exact(x.n_rows * K::PARTS);
     let mut inputs = inputs.zip(x.scales.chunks_exact(x.n_rows).zip(x_sums));
     for group in layout.groups(panel) {
-        prefetch::lines(group.header, AHEAD);
+        prefetch::far_lines(group.header, AHEAD);
         let scales = K::decode::<S, N>(simd, group.header);
         if K::ZERO {
             offsets = start_offsets(simd, C::CODE, &group.offsets(layout));

@@ -227,7 +227,7 @@ pub(super) fn halves_into<P: Pairs, const K: usize>(
 pub(super) fn decode_into<P: Pairs>(token: Avx512, codes: &[u8], out: &mut [[u32; PANEL]]) {
     let tables = P::tables(token);
     for (pair, out) in codes.chunks_exact(P::PAIR_BYTES).zip(out) {
-        prefetch::lines(pair, AHEAD);
+        prefetch::far_lines(pair, AHEAD);
         for half in 0..2 {
             let [a, b] = P::decode(token, tables, pair, half);
             let [a, b]: [u32x16<Avx512>; 2] = [a.simd_into(token), b.simd_into(token)];
@@ -298,7 +298,7 @@ pub(super) fn tile_into<P: Pairs, const ROWS: usize>(
         }
         for (pair, x) in codes.chunks_exact(P::PAIR_BYTES).zip(inputs) {
             if fetch {
-                prefetch::lines(pair, AHEAD);
+                prefetch::far_lines(pair, AHEAD);
             }
             ahead.step();
             let [a, b] = P::decode(token, tables, pair, 0);
@@ -324,7 +324,7 @@ pub(super) fn tile_into<P: Pairs, const ROWS: usize>(
         }
         for (pair, x) in codes.chunks_exact(P::PAIR_BYTES).zip(inputs) {
             if fetch && half == 0 {
-                prefetch::lines(pair, AHEAD);
+                prefetch::far_lines(pair, AHEAD);
             }
             ahead.step();
             let [a, b] = P::decode(token, tables, pair, half);

@@ -297,7 +297,7 @@ fn one_row<S: Simd, C: PairCodes, M: Chain, const N: usize>(simd: S, job: Job<'_
         let pairs = codes.zip(x).map(
             #[inline(always)]
             |(pair, x)| {
-                prefetch::lines(pair, C::AHEAD);
+                prefetch::lines_in_two_steps(pair);
                 (pair, *x)
             },
         );
@@ -514,7 +514,7 @@ mod x86 {
             let pairs = group.codes.chunks_exact(P::PAIR_BYTES).zip(x).map(
                 #[inline(always)]
                 |(pair, &x)| {
-                    prefetch::lines(pair, prefetch::AHEAD);
+                    prefetch::lines_in_two_steps(pair);
                     (pair, x)
                 },
             );

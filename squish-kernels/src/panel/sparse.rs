@@ -145,7 +145,7 @@ impl<'a> Job<'a> {
             #[inline(always)]
             move |(i, pair)| {
                 if let Some(later) = pairs.get(i + PAIRS_AHEAD) {
-                    prefetch::lines(at(later), 0);
+                    prefetch::far_lines(at(later), 0);
                 }
                 (at(pair), pair.words)
             },
