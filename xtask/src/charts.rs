@@ -16,7 +16,7 @@ pub(crate) const FOLDER: &str = "bench/charts";
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Chart {
     pub(crate) name: &'static str,
-    /// What it shows, in a sentence: for who does not see it.
+    /// What it shows, in a sentence: for who does not see it, and above it where it is not plain.
     pub(crate) title: String,
     pub(crate) content: Content,
 }
@@ -28,8 +28,8 @@ pub(crate) enum Content {
     Bars(Vec<(String, f64)>),
     /// Lines through points.
     Lines { axes: [Axis; 2], series: Vec<Series> },
-    /// Points of several kinds, each in the color of its kind.
-    Points { axes: [Axis; 2], kinds: Vec<Kind> },
+    /// Points of several groups, each in the color of its group.
+    Points { axes: [Axis; 2], groups: Vec<Group> },
 }
 
 /// An axis.
@@ -42,8 +42,6 @@ pub(crate) struct Axis {
 /// What distances on an axis stand for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Scale {
-    /// Differences, from zero on.
-    FromZero,
     /// Differences between the least and the largest value.
     Between,
     /// Ratios, between powers of two.
@@ -59,12 +57,12 @@ pub(crate) struct Series {
 
 /// Points of one color.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Kind {
+pub(crate) struct Group {
     pub(crate) name: String,
     pub(crate) points: Vec<Point>,
 }
 
-/// A point, with a name if it is to be told from the others of its kind.
+/// A point, with a name if it is written beside it.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Point {
     pub(crate) name: Option<String>,
@@ -94,8 +92,8 @@ const THEMES: [Theme; 2] = [
     },
 ];
 
-/// Of lines: told apart by who does not see all colors, on both grounds.
-const LINES: [RGBColor; 6] = [
+/// Of lines and of groups of points: told apart by who does not see all colors, on both grounds.
+const COLORS: [RGBColor; 6] = [
     RGBColor(0, 114, 178),
     RGBColor(213, 94, 0),
     RGBColor(0, 158, 115),
@@ -151,7 +149,7 @@ impl Chart {
             let drawn = match &self.content {
                 Content::Bars(bars) => draw_bars(&area, theme, bars),
                 Content::Lines { axes, series } => draw_lines(&area, theme, axes, series),
-                Content::Points { axes, kinds } => draw_points(&area, theme, axes, kinds),
+                Content::Points { axes, groups } => draw_points(&area, theme, axes, groups),
             };
             drawn
                 .and_then(|()| area.present())
@@ -189,7 +187,6 @@ fn range(axis: &Axis, values: impl Iterator<Item = f64>) -> [f64; 2] {
     let (least, most) =
         values.fold((f64::INFINITY, 0.0_f64), |(least, most), x| (least.min(x), most.max(x)));
     match axis.scale {
-        Scale::FromZero => [0.0, 1.05 * most],
         Scale::Between => {
             let room = 0.08 * (most - least);
             [least - room, most + room]
@@ -251,7 +248,7 @@ fn draw_lines(area: &Area<'_>, theme: &Theme, axes: &[Axis; 2], series: &[Series
     let ranges = [range(&axes[0], of(0)), range(&axes[1], of(1))];
     with_axes!(area, axes, ranges, chart => {
         mesh!(chart, theme, axes);
-        for (series, color) in series.iter().zip(LINES.iter().cycle()) {
+        for (series, color) in series.iter().zip(COLORS.iter().cycle()) {
             let points = || series.points.iter().map(|p| (p[0], p[1]));
             chart
                 .draw_series(LineSeries::new(points(), color.stroke_width(2)))?
@@ -268,17 +265,18 @@ fn draw_lines(area: &Area<'_>, theme: &Theme, axes: &[Axis; 2], series: &[Series
     })
 }
 
-fn draw_points(area: &Area<'_>, theme: &Theme, axes: &[Axis; 2], kinds: &[Kind]) -> Drawn {
-    let all = || kinds.iter().flat_map(|kind| &kind.points);
+fn draw_points(area: &Area<'_>, theme: &Theme, axes: &[Axis; 2], groups: &[Group]) -> Drawn {
+    debug_assert!(groups.len() <= COLORS.len(), "{} groups of points", groups.len());
+    let all = || groups.iter().flat_map(|group| &group.points);
     let of = |i: usize| all().map(move |point| point.at[i]);
     let ranges = [range(&axes[0], of(0)), range(&axes[1], of(1))];
     with_axes!(area, axes, ranges, chart => {
         mesh!(chart, theme, axes);
-        for (kind, color) in kinds.iter().zip(LINES.iter().cycle()) {
+        for (group, color) in groups.iter().zip(COLORS.iter().cycle()) {
             let circle = |(x, y)| Circle::new((x, y), 4, color.filled());
             chart
-                .draw_series(kind.points.iter().map(|point| circle((point.at[0], point.at[1]))))?
-                .label(kind.name.clone())
+                .draw_series(group.points.iter().map(|point| circle((point.at[0], point.at[1]))))?
+                .label(group.name.clone())
                 .legend(move |(x, y)| Circle::new((x + 9, y), 4, color.filled()));
         }
         let mut taken = Vec::new();
@@ -299,18 +297,19 @@ fn draw_points(area: &Area<'_>, theme: &Theme, axes: &[Axis; 2], kinds: &[Kind])
     })
 }
 
-/// The upper left corner of a name beside its point, as near as those that are `taken`, as wide as given, leave room for; it is added to them.
+/// The upper left corner of a name beside its point, moved up until it meets none of `taken` (corner and width), to which it is added. It is
+/// left of a point near the right edge.
 fn place_of(name: &str, point: [i32; 2], taken: &mut Vec<([i32; 2], i32)>) -> [i32; 2] {
     // As wide as letters are on average.
     let width = name.chars().count() as i32 * FONT_SIZE / 2;
+    let x = if point[0] + 7 + width > WIDTH as i32 { point[0] - 7 - width } else { point[0] + 7 };
     let is_free = |[x, y]: [i32; 2]| {
         taken.iter().all(|&([x0, y0], width0)| {
             x >= x0 + width0 || x + width <= x0 || (y - y0).abs() >= FONT_SIZE
         })
     };
-    let corner = |dy: i32| [point[0] + 7, point[1] - FONT_SIZE / 2 + dy];
-    // Lower and lower, which ends below all names.
-    let place = (0..).map(corner).find(|&corner| is_free(corner)).unwrap_or(corner(0));
+    let corner = |rise: i32| [x, point[1] - FONT_SIZE / 2 - rise];
+    let place = (0..).map(corner).find(|&corner| is_free(corner)).expect("there is room above all");
     taken.push((place, width));
     place
 }
@@ -345,13 +344,13 @@ mod tests {
             series("second", &[[1.0, 1.0], [64.0, 30.0]]),
         ];
         let lines = |logs: [bool; 2]| {
-            let scale = |is_log| if is_log { Scale::Log } else { Scale::FromZero };
+            let scale = |is_log| if is_log { Scale::Log } else { Scale::Between };
             let axes = [axis("rows", scale(logs[0])), axis("times", scale(logs[1]))];
             chart(Content::Lines { axes, series: all.clone() })
         };
         let points = chart(Content::Points {
-            axes: [axis("bits", Scale::FromZero), axis("perplexity", Scale::Between)],
-            kinds: vec![Kind {
+            axes: [axis("bits", Scale::Between), axis("perplexity", Scale::Between)],
+            groups: vec![Group {
                 name: "floats".to_owned(),
                 points: vec![
                     Point { name: Some("MXFP4".to_owned()), at: [4.25, 16.7] },
@@ -382,7 +381,9 @@ mod tests {
     fn names_do_not_lie_on_each_other() {
         let mut taken = Vec::new();
         let places = [100, 103, 101].map(|y| place_of("a name", [50, y], &mut taken));
-        assert_eq!(places, [[57, 94], [57, 107], [57, 120]]);
+        assert_eq!(places, [[57, 94], [57, 81], [57, 68]]);
+        let [x, _] = place_of("at the edge", [WIDTH as i32 - 20, 300], &mut taken);
+        assert!(x < WIDTH as i32 - 90);
         assert_eq!(place_of("far away", [200, 100], &mut taken), [207, 94]);
     }
 
@@ -397,7 +398,6 @@ mod tests {
     #[test]
     fn axes_show_all_values_with_some_room() {
         let of = |scale| range(&axis("", scale), [3.0, 10.0].into_iter());
-        assert_eq!(of(Scale::FromZero), [0.0, 10.5]);
         assert_eq!(of(Scale::Log), [2.0, 16.0]);
         let [least, most] = of(Scale::Between);
         assert!(least < 3.0 && least > 2.0 && most > 10.0 && most < 11.0);

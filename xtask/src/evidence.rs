@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     bench::build,
-    charts::{Axis, Chart, Content, Kind, Point, Scale},
+    charts::{Axis, Chart, Content, Group, Point, Scale},
     failure::{Failure, Outcome, read, write},
     process::{cargo, pass, root, target_dir},
 };
@@ -220,38 +220,40 @@ fn chart(section: &Section) -> Option<Chart> {
         _ => None,
     };
     let formats: Vec<_> = section.rows.iter().filter_map(format).collect();
-    if formats.is_empty() {
-        return None;
-    }
-    let mut kinds: Vec<Kind> = Vec::new();
+    let mut groups: Vec<Group> = Vec::new();
     for (name, at) in &formats {
-        let is_beaten =
-            formats.iter().any(|(_, other)| other != at && other[0] <= at[0] && other[1] <= at[1]);
-        let point = Point { name: (!is_beaten).then(|| name.clone()), at: *at };
-        let kind = kind_of(name);
-        match kinds.iter_mut().find(|other| other.name == kind) {
-            Some(kind) => kind.points.push(point),
-            None => kinds.push(Kind { name: kind.to_owned(), points: vec![point] }),
+        let beats = |other: &[f64; 2]| other != at && other[0] <= at[0] && other[1] <= at[1];
+        let is_named = name == STORED || !formats.iter().any(|(_, other)| beats(other));
+        let point = Point { name: is_named.then(|| name.clone()), at: *at };
+        let name = group_of(name);
+        match groups.iter_mut().find(|group| group.name == name) {
+            Some(group) => group.points.push(point),
+            None => groups.push(Group { name: name.to_owned(), points: vec![point] }),
         }
     }
     let axes = [
         Axis { name: "bits per weight", scale: Scale::Log },
         Axis { name: "perplexity, prose", scale: Scale::Between },
     ];
-    let title = "Perplexity against bits per weight, by kind of format; those have names that none beats with as few bits";
-    let content = Content::Points { axes, kinds };
-    Some(Chart { name: "perplexity", title: title.to_owned(), content })
+    let title = "Perplexity against bits per weight; named are the stored weights and formats that none beats with as few bits, errors aside"
+        .to_owned();
+    let is_empty = groups.is_empty();
+    let content = Content::Points { axes, groups };
+    (!is_empty).then_some(Chart { name: "perplexity", title, content })
 }
 
+/// The row of weights that went through no format.
+const STORED: &str = "bf16, as stored";
+
 /// What a format is called without its widths and options.
-fn kind_of(format: &str) -> &str {
-    match format.split([' ', ',', '_']).next().unwrap_or(format) {
-        name if name.starts_with("mx") => "OCP microscaling",
-        name if name.starts_with("smx") => "shared microexponents",
-        name if name.starts_with("int") => "integers",
-        name if name.starts_with("fp8") => "FP8",
-        name if name.starts_with("nvfp4") => "NVFP4",
-        name => name,
+fn group_of(format: &str) -> &str {
+    match format {
+        _ if format.starts_with("mx") => "OCP microscaling",
+        _ if format.starts_with("smx") => "shared microexponents",
+        _ if format.starts_with("int") => "integers",
+        _ if format.starts_with("fp8") => "FP8",
+        _ if format.starts_with("nvfp4") => "NVFP4",
+        _ => format.split([' ', ',', '_']).next().unwrap_or(format),
     }
 }
 

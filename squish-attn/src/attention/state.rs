@@ -7,8 +7,9 @@ use squish_kernels::{
     panel::Line,
 };
 
-/// Lines that hold rows of `width` numbers, which is a multiple of those of a line.
+/// Lines of `n_rows` rows of `width` numbers, a multiple of 16.
 pub(super) fn lines(n_rows: usize, width: usize) -> usize {
+    debug_assert!(width.is_multiple_of(16), "{width} numbers are no whole lines");
     n_rows * width * size_of::<f32>() / size_of::<Line>()
 }
 
@@ -17,7 +18,7 @@ pub(super) fn lines(n_rows: usize, width: usize) -> usize {
 pub(super) struct StateBuffer {
     maxima: Vec<f32>,
     sums: Vec<f32>,
-    /// Numbers, on lines for vectors that are as wide.
+    /// `[rows, width]` of `f32`, on lines, so that no load of 64 bytes crosses one.
     values: Vec<Line>,
 }
 

@@ -36,12 +36,12 @@ pub(super) struct Call<'a, S> {
 /// What a thread needs for a unit.
 #[derive(Debug, Default)]
 pub(super) struct Scratch {
-    /// Numbers, on lines for vectors that are as wide; so are scores.
+    /// `[rows, width]` of `f32`, on lines, so that no load of 64 bytes crosses one.
     queries: Vec<Line>,
     alibi: Vec<Alibi>,
     /// How many tokens of a tile each row sees.
     visible: Vec<usize>,
-    /// `[rows][TILE]`
+    /// `[rows, TILE]`, likewise.
     scores: Vec<Line>,
     /// Of the tile that is attended to, and of the next one.
     of_tokens: [OfTokens; 2],

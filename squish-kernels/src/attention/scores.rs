@@ -131,7 +131,7 @@ fn chains<S: Simd, E: KvElement, const ROWS: usize, const SIDE: usize, const N: 
     }
     for i in 0..n_blocks {
         if let Some(later) = later {
-            later.ask(SIDE * block * size_of::<E>());
+            later.ask_beside_reads(SIDE * block * size_of::<E>());
         }
         let mut of_tokens = [&[][..]; SIDE];
         for t in 0..SIDE {
@@ -141,7 +141,7 @@ fn chains<S: Simd, E: KvElement, const ROWS: usize, const SIDE: usize, const N: 
     }
     if whole < dim {
         if let Some(later) = later {
-            later.ask(SIDE * (dim - whole) * size_of::<E>());
+            later.ask_beside_reads(SIDE * (dim - whole) * size_of::<E>());
         }
         let mut tails = [[E::default(); CHAINS * MOST_PARTS]; SIDE];
         let mut of_tokens = [&[][..]; SIDE];

@@ -79,17 +79,21 @@ impl<'a, E: KvElement> Tile<'a, E> {
         }
     }
 
-    /// What to ask for while this tile is attended to: what is read somewhat later, the first keys of the next tile included. `pieces` is room
-    /// for it.
+    /// What to ask for while this tile is attended to: what is read somewhat later, the keys of the next tile included. `pieces` is room for
+    /// it.
     #[inline(always)]
-    pub(super) fn later<'p>(&self, pieces: &'p mut [&'a [u8]; PIECES]) -> Option<Later<'p, 'a>> {
-        let next_tile = self.ahead?;
+    pub(super) fn later<'p>(
+        &self,
+        next_tile: &'a [Part<'a, E>],
+        pieces: &'p mut [&'a [u8]; PIECES],
+    ) -> Later<'p, 'a> {
         let mut n = 0;
-        for (parts, kind) in
-            [(self.parts, Kind::Keys), (self.parts, Kind::Values), (next_tile, Kind::Keys)]
-        {
+        for (parts, kind, mut skipped) in [
+            (self.parts, Kind::Keys, FETCHED),
+            (self.parts, Kind::Values, 0),
+            (next_tile, Kind::Keys, 0),
+        ] {
             let dim = self.dims[kind as usize];
-            let mut skipped = if n == 0 && kind == Kind::Keys { FETCHED } else { 0 };
             for part in parts {
                 let (data, stride) = part.rows(kind);
                 // Pieces are as long as rows lie one behind the other.
@@ -99,14 +103,16 @@ impl<'a, E: KvElement> Tile<'a, E> {
                     let bytes = E::as_bytes(&data[first..first + n_rows * dim]);
                     let here = skipped.min(bytes.len());
                     skipped -= here;
-                    if let (Some(piece), true) = (pieces.get_mut(n), here < bytes.len()) {
+                    if here < bytes.len()
+                        && let Some(piece) = pieces.get_mut(n)
+                    {
                         *piece = &bytes[here..];
                         n += 1;
                     }
                 }
             }
         }
-        Some(Later { piece: &[], rest: &pieces[..n] })
+        Later { piece: &[], rest: &pieces[..n] }
     }
 
     /// Bytes of its keys and values.
@@ -138,34 +144,37 @@ pub(super) struct Later<'p, 'a> {
     rest: &'p [&'a [u8]],
 }
 
+/// Of the bytes of a tile so many parts of four are asked for along with its scores and values. The rest is asked for while weights are made
+/// in between, which read nothing: the memory is never idle.
+const BESIDE_READS: usize = 3;
+
 impl Later<'_, '_> {
-    /// Asks for some three quarters of `n_bytes`, at most to the end of a piece: what is asked for along with the scores or the values of so many
-    /// bytes. The last quarter is left for the weights in between ([`ask_much`](Self::ask_much)), which read nothing, so that the memory is
-    /// never idle.
+    /// Asks along with scores or values of so many bytes.
     #[inline(always)]
-    pub(super) fn ask(&mut self, n_bytes: usize) {
-        self.ask_piece(n_bytes / 4 * 3);
+    pub(super) fn ask_beside_reads(&mut self, n_bytes: usize) {
+        self.ask(n_bytes / 4 * BESIDE_READS);
     }
 
+    /// Asks along with the weights of one of `n_rows` rows of a tile of so many bytes.
     #[inline(always)]
-    fn ask_piece(&mut self, n_bytes: usize) {
-        if let Some((here, rest)) = self.piece.split_at_checked(n_bytes) {
-            prefetch::far_lines(here, 0);
-            self.piece = rest;
-        } else {
+    pub(super) fn ask_beside_weights(&mut self, n_bytes: usize, n_rows: usize) {
+        self.ask(n_bytes / 4 * (4 - BESIDE_READS) / n_rows);
+    }
+
+    /// Asks for the next `n_bytes`, where there are as many.
+    #[inline(always)]
+    fn ask(&mut self, mut n_bytes: usize) {
+        loop {
+            if let Some((here, rest)) = self.piece.split_at_checked(n_bytes) {
+                prefetch::far_lines(here, 0);
+                self.piece = rest;
+                return;
+            }
             prefetch::far_lines(self.piece, 0);
-            let next = self.rest.split_first();
-            (self.piece, self.rest) = next.map_or((&[][..], &[][..]), |(next, rest)| (*next, rest));
-        }
-    }
-
-    /// Asks for the next `n_bytes`.
-    #[inline(always)]
-    pub(super) fn ask_much(&mut self, mut n_bytes: usize) {
-        while n_bytes > 0 && !(self.piece.is_empty() && self.rest.is_empty()) {
-            let here = n_bytes.min(self.piece.len());
-            self.ask_piece(here.max(1));
-            n_bytes -= here;
+            n_bytes -= self.piece.len();
+            self.piece = &[];
+            let Some((next, rest)) = self.rest.split_first() else { return };
+            (self.piece, self.rest) = (next, rest);
         }
     }
 }

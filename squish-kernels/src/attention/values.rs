@@ -128,9 +128,11 @@ fn sums<S: Simd, E: KvElement, const ROWS: usize, const UNITS: usize, const N: u
             let (from, n) = (first * unit_len, UNITS * unit_len);
             let mut end = [E::default(); CHAINS * MOST_PARTS];
             for token in 0..n_tokens {
-                // For two tokens at once, which are whole lines.
-                if let (Some(later), true) = (&mut *later, token % 2 == 0) {
-                    later.ask(2 * n * size_of::<E>());
+                // For two tokens at once: fewer and longer requests.
+                if token % 2 == 0
+                    && let Some(later) = later
+                {
+                    later.ask_beside_reads(2 * n * size_of::<E>());
                 }
                 let row = values.rows[token];
                 let columns = if UNITS > 1 || from + n <= row.len() {

@@ -24,6 +24,7 @@ pub(super) fn weigh<S: Simd, E: KvElement, const N: usize>(
     sums: &mut [f32],
     later: &mut Option<Later<'_, '_>>,
 ) -> [f32; ROWS_AT_ONCE] {
+    // The factors of all rows are one vector.
     const { assert!(S::f32s::LEN >= ROWS_AT_ONCE) };
     let lanes = S::f32s::LEN;
     let splat = |x: f32| S::f32s::splat(simd, x);
@@ -42,10 +43,10 @@ pub(super) fn weigh<S: Simd, E: KvElement, const N: usize>(
         *max = new_max;
     }
     let factors = exp_normal_lanes(simd, rises);
-    let asked = tile.n_bytes() / 4 / scores.len().max(1);
+    let n_rows = scores.len();
     for (row, ((scores, max), sum)) in scores.iter_mut().zip(&*maxima).zip(sums).enumerate() {
         if let Some(later) = later {
-            later.ask_much(asked);
+            later.ask_beside_weights(tile.n_bytes(), n_rows);
         }
         let used = visible[row].next_multiple_of(CHAINS);
         let mut chains = [splat(0.0); N];
@@ -66,9 +67,7 @@ pub(super) fn weigh<S: Simd, E: KvElement, const N: usize>(
         }
         *sum = *sum * factors.as_slice()[row] + sum_of_chains::<S, N>(chains);
     }
-    let mut out = [1.0; ROWS_AT_ONCE];
-    out.copy_from_slice(&factors.as_slice()[..ROWS_AT_ONCE]);
-    out
+    *factors.as_slice().first_chunk().expect("a vector has as many lanes")
 }
 
 /// Scales, cap and ALiBi.

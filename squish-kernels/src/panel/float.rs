@@ -1,6 +1,7 @@
-//! Chains of `f32` multiply-adds: the F32 mode, and the BF16 mode where there is no instruction for it.
+//! Chains of `f32` multiply-adds: the F32 mode, and the BF16 mode where its instruction is absent or slow.
 //!
-//! One row of inputs meets the panel's codes in the order of the bytes, each decoded in registers ([`one_row`]). More
+//! One row of inputs meets the panel's codes in the order of the bytes, each decoded in registers ([`one_row`]), and so do few rows on the
+//! widest level ([`few_rows_of_codes`]). More
 //! rows meet weights that were decoded into `f32` before ([`tile_into`]), two vectors of outputs at a time.
 
 #[cfg(target_arch = "x86_64")]
@@ -256,6 +257,18 @@ macro_rules! with_codes {
 }
 pub(super) use with_codes;
 
+/// The weights of a pair of inputs in the order of the chain, and scaled if they are.
+#[inline(always)]
+fn in_order<S: Simd, M: Chain>(simd: S, [a, b]: [S::f32s; 2], scales: &[f32]) -> [S::f32s; 2] {
+    let [a, b] = if M::SCALED {
+        let scale = S::f32s::from_slice(simd, scales);
+        [a * scale, b * scale]
+    } else {
+        [a, b]
+    };
+    if M::SECOND_FIRST { [b, a] } else { [a, b] }
+}
+
 /// Adds the products of pairs of inputs and their codes to `sums`; the order of a pair is that of the steps, so that the
 /// second input may stand first. `N` is the number of vectors of a panel.
 #[inline(always)]
@@ -276,14 +289,9 @@ pub(crate) fn one_row<'a, S: Simd, C: PairCodes, M: Chain, const N: usize>(
             let vectors = C::vectors(i, N);
             let weights = C::decode(simd, pair, i, N);
             for j in 0..2 {
-                let (v, [mut a, mut b]) = (vectors[j], weights[j]);
-                if M::SCALED {
-                    let scale = S::f32s::from_slice(simd, &scales[v * lanes..(v + 1) * lanes]);
-                    (a, b) = (a * scale, b * scale);
-                }
-                if M::SECOND_FIRST {
-                    (a, b) = (b, a);
-                }
+                let v = vectors[j];
+                let [a, b] =
+                    in_order::<S, M>(simd, weights[j], &scales[v * lanes..(v + 1) * lanes]);
                 acc[v] = b.mul_add(second, a.mul_add(first, acc[v]));
             }
         }
@@ -293,10 +301,19 @@ pub(crate) fn one_row<'a, S: Simd, C: PairCodes, M: Chain, const N: usize>(
     }
 }
 
+/// Most rows whose sums of all outputs are in the registers of the widest level: 24 vectors.
+pub(crate) const FEW_ROWS: usize = 6;
+
 /// Adds the products of pairs of inputs, which are decoded in registers, with the inputs of `ROWS` rows, `[inputs, rows]`, to their sums: so
 /// few rows that the sums of all outputs are in registers, too.
 #[inline(always)]
-pub(crate) fn few_rows<S: Simd, C: PairCodes, M: Chain, const N: usize, const ROWS: usize>(
+pub(crate) fn few_rows_of_codes<
+    S: Simd,
+    C: PairCodes,
+    M: Chain,
+    const N: usize,
+    const ROWS: usize,
+>(
     simd: S,
     codes: &[u8],
     scales: &[f32; PANEL],
@@ -317,14 +334,9 @@ pub(crate) fn few_rows<S: Simd, C: PairCodes, M: Chain, const N: usize, const RO
             let vectors = C::vectors(i, N);
             let weights = C::decode(simd, pair, i, N);
             for j in 0..2 {
-                let (v, [mut a, mut b]) = (vectors[j], weights[j]);
-                if M::SCALED {
-                    let scale = S::f32s::from_slice(simd, &scales[v * lanes..(v + 1) * lanes]);
-                    (a, b) = (a * scale, b * scale);
-                }
-                if M::SECOND_FIRST {
-                    (a, b) = (b, a);
-                }
+                let v = vectors[j];
+                let [a, b] =
+                    in_order::<S, M>(simd, weights[j], &scales[v * lanes..(v + 1) * lanes]);
                 for row in 0..ROWS {
                     let (x, y) =
                         (S::f32s::splat(simd, first[row]), S::f32s::splat(simd, second[row]));
@@ -355,14 +367,7 @@ pub(crate) fn decode_into<S: Simd, C: PairCodes, M: Chain, const N: usize>(
             let weights = C::decode(simd, pair, i, N);
             for j in 0..2 {
                 let at = vectors[j] * lanes..(vectors[j] + 1) * lanes;
-                let [mut a, mut b] = weights[j];
-                if M::SCALED {
-                    let scale = S::f32s::from_slice(simd, &scales[at.clone()]);
-                    (a, b) = (a * scale, b * scale);
-                }
-                if M::SECOND_FIRST {
-                    (a, b) = (b, a);
-                }
+                let [a, b] = in_order::<S, M>(simd, weights[j], &scales[at.clone()]);
                 a.store_slice(&mut out[0][at.clone()]);
                 b.store_slice(&mut out[1][at]);
             }
@@ -383,8 +388,8 @@ pub(crate) fn tile_into<S: Simd, const ROWS: usize>(
     sums: &mut [[f32; PANEL]; ROWS],
 ) {
     let lanes = S::f32s::LEN;
-    if lanes == 16 && ROWS <= 6 {
-        return few_rows_into(simd, weights, ahead, x, sums);
+    if lanes == 16 && ROWS <= FEW_ROWS {
+        return few_rows_of_weights(simd, weights, ahead, x, sums);
     }
     for column in (0..PANEL).step_by(2 * lanes) {
         let (low, high) = (column..column + lanes, column + lanes..column + 2 * lanes);
@@ -415,7 +420,7 @@ pub(crate) fn tile_into<S: Simd, const ROWS: usize>(
 
 /// [`tile_into`] where the sums of all outputs are in registers: 24 vectors of six rows, on the widest level.
 #[inline(always)]
-fn few_rows_into<S: Simd, const ROWS: usize>(
+fn few_rows_of_weights<S: Simd, const ROWS: usize>(
     simd: S,
     weights: &[[f32; PANEL]],
     mut ahead: Ahead<'_>,

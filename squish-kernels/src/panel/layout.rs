@@ -9,7 +9,7 @@ pub const PANEL: usize = 64;
 /// Inputs of a block. Rows of weights are padded with zeros to whole blocks.
 pub const BLOCK: usize = 32;
 
-/// Bytes of a cache line: panels start on one, and so does what is copied from them.
+/// Bytes of a cache line: panels start on one, and so does what is copied from them, and the rows of attention.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C, align(64))]
 pub struct Line(pub [u8; 64]);

@@ -25,7 +25,7 @@ const DECODED: usize = 128;
 const DECODED_PAIRS: usize = 64;
 
 /// Most rows of inputs in one call, which meet decoded weights before they are replaced. Decoding again for the next ones
-/// costs 1 % of their products, and the inputs of so many rows stay in the second-level cache.
+/// costs 1 % of their products, and the inputs of so many rows nearly stay in the second-level cache.
 pub const MOST_ROWS: usize = 120;
 
 /// Room for what a product decodes.
@@ -87,7 +87,7 @@ pub fn product_into(
         #[cfg(target_arch = "x86_64")]
         Step::Pair => {
             let token =
-                Bf16Dot::of(isa).expect("pairs are planned where the CPU has the instruction");
+                Bf16Dot::of(isa).expect("pairs are planned where the CPU prefers the instruction");
             // SAFETY: the token shows that the CPU has the features.
             unsafe { x86::run_pairs(token, job) }
         }
@@ -247,24 +247,21 @@ fn floats_of<S: Simd, const N: usize>(simd: S, job: Job<'_>) {
             C, M => one_row::<S, C, M, N>(simd, job),
             _ => tiles::<S, N>(simd, job)
         ),
-        2..=FEW_ROWS if S::f32s::LEN == 16 => with_codes!(
+        2..=float::FEW_ROWS if S::f32s::LEN == 16 => with_codes!(
             job.layout,
-            C, M => few_rows::<S, C, M, N>(simd, job),
+            C, M => one_tile::<S, C, M, N>(simd, job),
             _ => tiles::<S, N>(simd, job)
         ),
         _ => tiles::<S, N>(simd, job),
     }
 }
 
-/// Most rows whose sums of all outputs are in the registers of the widest level: 24 vectors.
-const FEW_ROWS: usize = 6;
-
 /// A single tile of few rows.
 #[inline(always)]
-fn few_rows<S: Simd, C: PairCodes, M: Chain, const N: usize>(simd: S, job: Job<'_>) {
+fn one_tile<S: Simd, C: PairCodes, M: Chain, const N: usize>(simd: S, job: Job<'_>) {
     let Job { layout, panel, inputs, tiles, scratch, sums } = job;
     let of_group = bytemuck::cast_slice_mut(&mut scratch.of_group);
-    // Whole groups.
+    // Whole groups: nothing is decoded that needs room.
     for part in Part::all(layout, panel, inputs.plan.step(), layout.padded_inputs()) {
         let (codes, scales) = (part.codes(layout), part.group.scales(layout));
         for_sums(
@@ -280,7 +277,7 @@ fn few_rows<S: Simd, C: PairCodes, M: Chain, const N: usize>(simd: S, job: Job<'
                 let x = bytemuck::cast_slice(tile.words);
                 with_rows!(tile.n_rows, R => {
                     let sums = sums.first_chunk_mut().expect("the rows of the tile");
-                    float::few_rows::<S, C, M, N, R>(simd, codes, &scales, x, sums);
+                    float::few_rows_of_codes::<S, C, M, N, R>(simd, codes, &scales, x, sums);
                 }, 2 3 4 5 6);
             },
         );
@@ -385,7 +382,8 @@ fn tiles<S: Simd, const N: usize>(simd: S, job: Job<'_>) {
                         let len = part.len.min(layout.padded_inputs() - first);
                         inputs.tile(tiles.start, first, len)
                     };
-                    // The inputs of a call fill the second-level cache, and those of a part lie far from each other.
+                    // The inputs of a call and the codes do not fit into the second-level cache together, and the inputs of a
+                    // part lie far from each other. The first tile asks for codes instead.
                     Ahead::itself(bytemuck::cast_slice(next.words), STEPS * part.len)
                 };
                 with_rows!(tile.n_rows, R => {
