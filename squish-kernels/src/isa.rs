@@ -105,6 +105,19 @@ pub struct UnknownSimdLevel {
     pub value: String,
 }
 
+/// What there is of `vdpbf16ps`.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Bf16Dot {
+    Absent,
+    /// It multiplies less in its time than multiply-adds of `f32`.
+    #[cfg_attr(
+        not(any(target_arch = "x86", target_arch = "x86_64")),
+        expect(dead_code, reason = "an instruction of x86")
+    )]
+    Slow,
+    Fast,
+}
+
 /// The SIMD level and extensions that kernels may use on this CPU.
 ///
 /// A value exists only for levels that the CPU has, so passing one to a kernel is always sound.
@@ -112,8 +125,7 @@ pub struct UnknownSimdLevel {
 pub struct Isa {
     level: SimdLevel,
     token: Level,
-    bf16_dot: bool,
-    prefers_bf16_dot: bool,
+    bf16_dot: Bf16Dot,
     vnni: bool,
     dotprod: bool,
 }
@@ -176,7 +188,7 @@ impl Isa {
     /// Whether `vdpbf16ps` may be used (AVX512-BF16).
     #[must_use]
     pub const fn has_bf16_dot(self) -> bool {
-        self.bf16_dot
+        !matches!(self.bf16_dot, Bf16Dot::Absent)
     }
 
     /// Whether `vdpbf16ps` may be used and multiplies more in its time than multiply-adds of `f32`: not on Intel's CPUs. By the probe
@@ -184,7 +196,7 @@ impl Isa {
     /// Xeon of family 6, model 207.
     #[must_use]
     pub const fn prefers_bf16_dot(self) -> bool {
-        self.prefers_bf16_dot
+        matches!(self.bf16_dot, Bf16Dot::Fast)
     }
 
     /// Whether `vpdpbusd` may be used (AVX512-VNNI, or AVX-VNNI at the `avx2` level).
@@ -204,11 +216,13 @@ impl Isa {
     pub fn variants() -> impl Iterator<Item = Self> {
         Self::available()
             .flat_map(|isa| {
-                let all = Self { prefers_bf16_dot: isa.bf16_dot, ..isa };
+                let mut all = isa;
+                if isa.has_bf16_dot() {
+                    all.bf16_dot = Bf16Dot::Fast;
+                }
                 // AVX-512's token includes VNNI.
                 let vnni = isa.level == SimdLevel::Avx512;
-                let bare =
-                    Self { bf16_dot: false, prefers_bf16_dot: false, vnni, dotprod: false, ..isa };
+                let bare = Self { bf16_dot: Bf16Dot::Absent, vnni, dotprod: false, ..isa };
                 [Some(all), (format!("{all:?}") != format!("{bare:?}")).then_some(bare)]
             })
             .flatten()
@@ -247,8 +261,7 @@ impl Isa {
     const BARE: Self = Self {
         level: SimdLevel::Scalar,
         token: Level::fallback(),
-        bf16_dot: false,
-        prefers_bf16_dot: false,
+        bf16_dot: Bf16Dot::Absent,
         vnni: false,
         dotprod: false,
     };
@@ -269,12 +282,15 @@ impl Isa {
             },
             SimdLevel::Avx512 => {
                 // Of kernels for 64-bit x86 alone.
-                let bf16_dot = cfg!(target_arch = "x86_64") && has!("avx512bf16");
+                let has_bf16_dot = cfg!(target_arch = "x86_64") && has!("avx512bf16");
                 Self {
                     level,
                     token: Level::Avx512(token.as_avx512()?),
-                    bf16_dot,
-                    prefers_bf16_dot: bf16_dot && !is_intel(),
+                    bf16_dot: match (has_bf16_dot, is_intel()) {
+                        (false, _) => Bf16Dot::Absent,
+                        (true, true) => Bf16Dot::Slow,
+                        (true, false) => Bf16Dot::Fast,
+                    },
                     vnni: true,
                     dotprod: false,
                 }
@@ -321,9 +337,9 @@ fn is_intel() -> bool {
 impl fmt::Debug for Isa {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.level.name())?;
-        let bf16 = if self.prefers_bf16_dot { "+bf16" } else { "+slow-bf16" };
+        let bf16 = if self.prefers_bf16_dot() { "+bf16" } else { "+slow-bf16" };
         for (present, name) in
-            [(self.bf16_dot, bf16), (self.vnni, "+vnni"), (self.dotprod, "+dotprod")]
+            [(self.has_bf16_dot(), bf16), (self.vnni, "+vnni"), (self.dotprod, "+dotprod")]
         {
             if present {
                 f.write_str(name)?;

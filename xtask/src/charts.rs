@@ -309,7 +309,9 @@ fn place_of(name: &str, point: [i32; 2], taken: &mut Vec<([i32; 2], i32)>) -> [i
         })
     };
     let corner = |rise: i32| [x, point[1] - FONT_SIZE / 2 - rise];
-    let place = (0..).map(corner).find(|&corner| is_free(corner)).expect("there is room above all");
+    // Without room up to the edge it lies on another.
+    let free = (0..point[1]).map(corner).find(|&corner| is_free(corner));
+    let place = free.unwrap_or(corner(0));
     taken.push((place, width));
     place
 }
