@@ -243,6 +243,17 @@ macro_rules! mesh {
     }};
 }
 
+macro_rules! legend {
+    ($chart:expr, $theme:expr, $position:ident) => {
+        $chart
+            .configure_series_labels()
+            .position(SeriesLabelPosition::$position)
+            .label_font((FONT, FONT_SIZE).into_font().color(&$theme.text))
+            .border_style($theme.grid)
+            .draw()
+    };
+}
+
 fn draw_lines(area: &Area<'_>, theme: &Theme, axes: &[Axis; 2], series: &[Series]) -> Drawn {
     let of = |i: usize| series.iter().flat_map(move |s| s.points.iter().map(move |p| p[i]));
     let ranges = [range(&axes[0], of(0)), range(&axes[1], of(1))];
@@ -256,12 +267,7 @@ fn draw_lines(area: &Area<'_>, theme: &Theme, axes: &[Axis; 2], series: &[Series
                 .legend(move |(x, y)| PathElement::new(vec![(x, y), (x + 18, y)], color.stroke_width(2)));
             chart.draw_series(points().map(|point| Circle::new(point, 3, color.filled())))?;
         }
-        chart
-            .configure_series_labels()
-            .position(SeriesLabelPosition::UpperLeft)
-            .label_font((FONT, FONT_SIZE).into_font().color(&theme.text))
-            .border_style(theme.grid)
-            .draw()
+        legend!(chart, theme, UpperLeft)
     })
 }
 
@@ -288,12 +294,7 @@ fn draw_points(area: &Area<'_>, theme: &Theme, axes: &[Axis; 2], groups: &[Group
                 area.draw(&Text::new(name.clone(), (place[0], place[1]), text))?;
             }
         }
-        chart
-            .configure_series_labels()
-            .position(SeriesLabelPosition::UpperRight)
-            .label_font((FONT, FONT_SIZE).into_font().color(&theme.text))
-            .border_style(theme.grid)
-            .draw()
+        legend!(chart, theme, UpperRight)
     })
 }
 

@@ -112,12 +112,8 @@ impl<'a, E: KvElement> Tile<'a, E> {
                 }
             }
         }
-        Later { piece: &[], rest: &pieces[..n] }
-    }
-
-    /// Bytes of its keys and values.
-    pub(super) fn n_bytes(&self) -> usize {
-        self.n_tokens() * (self.dims[0] + self.dims[1]) * size_of::<E>()
+        let tile_bytes = self.n_tokens() * (self.dims[0] + self.dims[1]) * size_of::<E>();
+        Later { piece: &[], rest: &pieces[..n], tile_bytes }
     }
 }
 
@@ -142,6 +138,8 @@ pub(super) struct Later<'p, 'a> {
     /// What is left of the present piece.
     piece: &'a [u8],
     rest: &'p [&'a [u8]],
+    /// Bytes of the keys and values of the tile that is attended to.
+    tile_bytes: usize,
 }
 
 /// Of the bytes of a tile so many parts of four are asked for along with its scores and values. The rest is asked for while weights are made
@@ -155,10 +153,10 @@ impl Later<'_, '_> {
         self.ask(n_bytes / 4 * BESIDE_READS);
     }
 
-    /// Asks along with the weights of one of `n_rows` rows of a tile of so many bytes.
+    /// Asks along with the weights of one of `n_rows` rows.
     #[inline(always)]
-    pub(super) fn ask_beside_weights(&mut self, n_bytes: usize, n_rows: usize) {
-        self.ask(n_bytes / 4 * (4 - BESIDE_READS) / n_rows);
+    pub(super) fn ask_beside_weights(&mut self, n_rows: usize) {
+        self.ask(self.tile_bytes / 4 * (4 - BESIDE_READS) / n_rows);
     }
 
     /// Asks for the next `n_bytes`, where there are as many.

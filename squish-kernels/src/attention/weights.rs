@@ -46,7 +46,7 @@ pub(super) fn weigh<S: Simd, E: KvElement, const N: usize>(
     let n_rows = scores.len();
     for (row, ((scores, max), sum)) in scores.iter_mut().zip(&*maxima).zip(sums).enumerate() {
         if let Some(later) = later {
-            later.ask_beside_weights(tile.n_bytes(), n_rows);
+            later.ask_beside_weights(n_rows);
         }
         let used = visible[row].next_multiple_of(CHAINS);
         let mut chains = [splat(0.0); N];

@@ -301,6 +301,36 @@ pub(crate) fn one_row<'a, S: Simd, C: PairCodes, M: Chain, const N: usize>(
     }
 }
 
+/// The sums of all outputs of some rows, as vectors.
+#[inline(always)]
+fn load_all<S: Simd, const N: usize, const ROWS: usize>(
+    simd: S,
+    sums: &[[f32; PANEL]; ROWS],
+) -> [[S::f32s; N]; ROWS] {
+    let lanes = S::f32s::LEN;
+    let mut out = [[S::f32s::splat(simd, 0.0); N]; ROWS];
+    for row in 0..ROWS {
+        for v in 0..N {
+            out[row][v] = S::f32s::from_slice(simd, &sums[row][v * lanes..(v + 1) * lanes]);
+        }
+    }
+    out
+}
+
+/// Stores what [`load_all`] loads.
+#[inline(always)]
+fn store_all<S: Simd, const N: usize, const ROWS: usize>(
+    vectors: &[[S::f32s; N]; ROWS],
+    sums: &mut [[f32; PANEL]; ROWS],
+) {
+    let lanes = S::f32s::LEN;
+    for row in 0..ROWS {
+        for v in 0..N {
+            vectors[row][v].store_slice(&mut sums[row][v * lanes..(v + 1) * lanes]);
+        }
+    }
+}
+
 /// Most rows whose sums of all outputs are in the registers of the widest level: 24 vectors.
 pub(crate) const FEW_ROWS: usize = 6;
 
@@ -321,12 +351,7 @@ pub(crate) fn few_rows_of_codes<
     sums: &mut [[f32; PANEL]; ROWS],
 ) {
     let lanes = S::f32s::LEN;
-    let mut acc = [[S::f32s::splat(simd, 0.0); N]; ROWS];
-    for row in 0..ROWS {
-        for v in 0..N {
-            acc[row][v] = S::f32s::from_slice(simd, &sums[row][v * lanes..(v + 1) * lanes]);
-        }
-    }
+    let mut acc = load_all::<S, N, ROWS>(simd, sums);
     let inputs = x.as_chunks::<ROWS>().0.as_chunks::<2>().0;
     for (pair, [first, second]) in codes.chunks_exact(C::PAIR_BYTES).zip(inputs) {
         prefetch::far_lines(pair, prefetch::AHEAD);
@@ -345,11 +370,7 @@ pub(crate) fn few_rows_of_codes<
             }
         }
     }
-    for row in 0..ROWS {
-        for v in 0..N {
-            acc[row][v].store_slice(&mut sums[row][v * lanes..(v + 1) * lanes]);
-        }
-    }
+    store_all::<S, N, ROWS>(&acc, sums);
 }
 
 /// Decodes codes in pairs of inputs, as many as `out` has room for, `[inputs, outputs]`.
@@ -429,12 +450,7 @@ fn few_rows_of_weights<S: Simd, const ROWS: usize>(
 ) {
     const N: usize = 4;
     let lanes = S::f32s::LEN;
-    let mut acc = [[S::f32s::splat(simd, 0.0); N]; ROWS];
-    for row in 0..ROWS {
-        for v in 0..N {
-            acc[row][v] = S::f32s::from_slice(simd, &sums[row][v * lanes..(v + 1) * lanes]);
-        }
-    }
+    let mut acc = load_all::<S, N, ROWS>(simd, sums);
     for (weights, x) in weights.iter().zip(x.as_chunks::<ROWS>().0) {
         // Half of the steps, with as much to ask for.
         ahead.step();
@@ -450,9 +466,5 @@ fn few_rows_of_weights<S: Simd, const ROWS: usize>(
             }
         }
     }
-    for row in 0..ROWS {
-        for v in 0..N {
-            acc[row][v].store_slice(&mut sums[row][v * lanes..(v + 1) * lanes]);
-        }
-    }
+    store_all::<S, N, ROWS>(&acc, sums);
 }
