@@ -727,7 +727,7 @@ fn decode_bytes<S: Simd, F: Format>(codes: S::u8s) -> [S::f32s; 4] {
 
 /// The low and the high byte of the upper half of each code's `f32`; the lower half is zero.
 #[inline(always)]
-fn upper_halves<S: Simd, F: Format>(codes: S::u8s) -> (S::u8s, S::u8s) {
+pub(crate) fn upper_halves<S: Simd, F: Format>(codes: S::u8s) -> (S::u8s, S::u8s) {
     let simd = codes.token();
     let splat = |byte: u32| S::u8s::splat(simd, byte as u8);
     let words = codes.bitcast::<S::u16s>();

@@ -17,6 +17,8 @@ use super::pairs;
 use crate::bytes::same;
 use crate::{
     bytes::zip_bytes,
+    cast::upper_halves,
+    element::{E4M3, E5M2},
     prefetch::{self, Ahead},
 };
 
@@ -100,8 +102,8 @@ impl<const EXPONENT: u32> PairCodes for Float8<EXPONENT> {
         [low, low + quarter]
     }
 
-    /// The widest level looks the bits of BF16 up. On the others those below the sign are moved to where BF16 has them, which divides by a
-    /// power of two that a product restores.
+    /// The widest level looks the bits of BF16 up. The others do as casts do, whose products have no subnormal operands, which take ten cycles
+    /// or more.
     #[inline(always)]
     fn decode<S: Simd>(simd: S, pair: &[u8], i: usize, _: usize) -> [[S::f32s; 2]; 2] {
         let bytes = S::u8s::from_slice(simd, &pair[i * S::u8s::LEN..][..S::u8s::LEN]);
@@ -110,28 +112,12 @@ impl<const EXPONENT: u32> PairCodes for Float8<EXPONENT> {
             let [low, high] = pairs::Float8::<EXPONENT>::look_up(token, same(token, bytes));
             return [halves::<S>(same(simd, low)), halves::<S>(same(simd, high))];
         }
-        let (low, high) = zip_bytes::<S>(bytes, S::u8s::splat(simd, 0));
-        [Self::values::<S>(low.bitcast()), Self::values::<S>(high.bitcast())]
-    }
-}
-
-impl<const EXPONENT: u32> Float8<EXPONENT> {
-    /// Of codes in 16-bit lanes.
-    #[inline(always)]
-    fn values<S: Simd>(codes: S::u16s) -> [S::f32s; 2] {
-        let simd = codes.token();
-        let magnitude = codes & S::u16s::splat(simd, 0x7f);
-        let sign = (codes & S::u16s::splat(simd, 0x80)) << 8;
-        // E4M3 has one NaN of each sign; of E5M2 all with the largest exponent are infinite or NaN.
-        let first_special = if EXPONENT == 4 { 0x7f } else { 0x7c };
-        let is_special = magnitude.simd_ge(S::u16s::splat(simd, first_special));
-        // BF16 has seven bits of mantissa, and with 8 bits in all there are seven between sign and end.
-        let bits = magnitude << EXPONENT;
-        let special = bits | S::u16s::splat(simd, 0x7f80);
-        let [first, second] = halves::<S>((is_special.select(special, bits) | sign).bitcast());
-        let bias = (1 << (EXPONENT - 1)) - 1;
-        let scale = S::f32s::splat(simd, f32::from_bits((254 - bias) << 23));
-        [first * scale, second * scale]
+        let (lower, upper) = match EXPONENT {
+            4 => upper_halves::<S, E4M3>(bytes),
+            _ => upper_halves::<S, E5M2>(bytes),
+        };
+        let (low, high) = zip_bytes::<S>(lower, upper);
+        [halves::<S>(low.bitcast()), halves::<S>(high.bitcast())]
     }
 }
 

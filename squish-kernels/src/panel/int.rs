@@ -3,7 +3,8 @@
 //! Four inputs of an output stand in a 32-bit lane. One instruction (VNNI, NEON's dot product), or a few, multiply them
 //! with four inputs of a row and add all to the lane's sum. The sum over a block is exact in whatever order. On x86-64
 //! the instructions take one factor without a sign, so codes have a bias there, whose part of the sum is
-//! `bias · sum(inputs)`, or `(bias + zero point) · sum(inputs)`; it is what a sum starts from.
+//! `bias · sum(inputs)`, or `(bias + zero point) · sum(inputs)`; it is what a sum starts from. Bytes of INT8 have none on AVX2 without
+//! VNNI: with it a sum of two products would exceed 16 bits, so that the input takes over the sign of the code.
 
 use std::ops::Range;
 
@@ -67,12 +68,14 @@ impl Dot for Native {
     }
 }
 
-/// Whether weights have their bias when they are multiplied.
+/// Whether codes have their bias when they are multiplied.
 #[inline(always)]
-fn biased<S: Simd>(simd: S) -> bool {
+fn biased<S: Simd>(simd: S, by: impl Dot, code: Code) -> bool {
     match simd.level() {
         #[cfg(target_arch = "aarch64")]
         Level::Neon(_) => false,
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx2(_) if by.native().is_none() => code.bits() < 8,
         _ => true,
     }
 }
@@ -85,10 +88,10 @@ pub(crate) struct Table<S: Simd> {
 
 impl<S: Simd> Table<S> {
     #[inline(always)]
-    fn new(simd: S, code: Code) -> Self {
+    fn new(simd: S, by: impl Dot, code: Code) -> Self {
         const E2M1: [i8; 16] = [0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12];
         let mut bytes = [0; 64];
-        let bias = if biased(simd) { code.bias() } else { 0 };
+        let bias = if biased(simd, by, code) { code.bias() } else { 0 };
         for (i, byte) in bytes.iter_mut().enumerate() {
             let value = if code == Code::E2M1 { E2M1[i % 16] } else { (i % 16) as i8 - 8 };
             *byte = (value as u8).wrapping_add(bias);
@@ -117,41 +120,60 @@ impl<S: Simd> Table<S> {
     }
 }
 
-/// `sum + Σ w · x` over the four bytes of each lane, with `w` as [`biased`] says and signed `x`.
+/// `sum + Σ w · x` over the four bytes of each lane of two vectors, with `w` as [`biased`] says and signed `x`.
 #[inline(always)]
-fn dot<S: Simd, C: ByteCodes>(by: impl Dot, sum: S::i32s, w: S::u8s, x: S::u8s) -> S::i32s {
+fn dots<S: Simd>(
+    by: impl Dot,
+    code: Code,
+    sum: S::i32s,
+    [v, w]: [S::u8s; 2],
+    [x, y]: [S::u8s; 2],
+) -> S::i32s {
     let simd = sum.token();
     match simd.level() {
         #[cfg(target_arch = "x86_64")]
         Level::Avx512(token) => {
-            same(simd, x86::dot_512(token, same(token, sum), same(token, w), same(token, x)))
+            let first = x86::dot_512(token, same(token, sum), same(token, v), same(token, x));
+            same(simd, x86::dot_512(token, first, same(token, w), same(token, y)))
         }
         #[cfg(target_arch = "x86_64")]
         Level::Avx2(token) => {
-            let (sum, w, x) = (same(token, sum), same(token, w), same(token, x));
-            let sum = if let Some(native) = by.native() {
-                x86::dot_vnni(native, token, sum, w, x)
-            } else if C::BYTES {
-                x86::dot_bytes_256(token, sum, w, x)
-            } else {
-                x86::dot_256(token, sum, w, x)
+            let (sum, v, x) = (same(token, sum), same(token, v), same(token, x));
+            let (w, y) = (same(token, w), same(token, y));
+            let sum = match by.native() {
+                Some(native) => {
+                    let first = x86::dot_vnni(native, token, sum, v, x);
+                    x86::dot_vnni(native, token, first, w, y)
+                }
+                None if code.bits() == 8 => {
+                    let first = x86::dot_signed(token, sum, v, x);
+                    x86::dot_signed(token, first, w, y)
+                }
+                None => x86::dots_biased(token, sum, [v, w], [x, y]),
             };
             same(simd, sum)
         }
         #[cfg(target_arch = "aarch64")]
         Level::Neon(token) => {
-            let (sum, w, x) = (same(token, sum), same(token, w), same(token, x));
+            let (sum, v, x) = (same(token, sum), same(token, v), same(token, x));
+            let (w, y) = (same(token, w), same(token, y));
             let sum = match by.native() {
-                Some(native) => neon::dot_native(native, token, sum, w, x),
-                None => neon::dot(token, sum, w, x),
+                Some(native) => {
+                    let first = neon::dot_native(native, token, sum, v, x);
+                    neon::dot_native(native, token, first, w, y)
+                }
+                None => neon::dot(token, neon::dot(token, sum, v, x), w, y),
             };
             same(simd, sum)
         }
         _ => {
             let mut out = sum;
-            let lanes = w.as_slice().as_chunks::<4>().0.iter().zip(x.as_slice().as_chunks::<4>().0);
-            for (out, (w, x)) in out.as_mut_slice().iter_mut().zip(lanes) {
-                *out += (0..4).map(|i| i32::from(w[i]) * i32::from(x[i] as i8)).sum::<i32>();
+            for (w, x) in [(v, x), (w, y)] {
+                let lanes =
+                    w.as_slice().as_chunks::<4>().0.iter().zip(x.as_slice().as_chunks::<4>().0);
+                for (out, (w, x)) in out.as_mut_slice().iter_mut().zip(lanes) {
+                    *out += (0..4).map(|i| i32::from(w[i]) * i32::from(x[i] as i8)).sum::<i32>();
+                }
             }
             out
         }
@@ -162,9 +184,6 @@ fn dot<S: Simd, C: ByteCodes>(by: impl Dot, sum: S::i32s, w: S::u8s, x: S::u8s) 
 pub(crate) trait ByteCodes {
     /// Which ones.
     const CODE: Code;
-    /// Whether a byte may exceed 24.
-    #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "AVX2 alone saturates"))]
-    const BYTES: bool;
     /// Bytes of a block of all outputs.
     const BLOCK_BYTES: usize;
 
@@ -172,6 +191,7 @@ pub(crate) trait ByteCodes {
     /// load: many requests at once hold up what follows.
     fn decode<S: Simd>(
         simd: S,
+        by: impl Dot,
         table: Table<S>,
         block: &[u8],
         i: usize,
@@ -184,12 +204,12 @@ pub(crate) struct Nibbles<const E2M1: bool>;
 
 impl<const E2M1: bool> ByteCodes for Nibbles<E2M1> {
     const CODE: Code = if E2M1 { Code::E2M1 } else { Code::Int4 };
-    const BYTES: bool = false;
     const BLOCK_BYTES: usize = BLOCK / 2 * PANEL;
 
     #[inline(always)]
     fn decode<S: Simd>(
         simd: S,
+        _: impl Dot,
         table: Table<S>,
         block: &[u8],
         i: usize,
@@ -206,13 +226,19 @@ pub(crate) struct Int8<const MX: bool>;
 
 impl<const MX: bool> ByteCodes for Int8<MX> {
     const CODE: Code = if MX { Code::MxInt8 } else { Code::Int8 };
-    const BYTES: bool = true;
     const BLOCK_BYTES: usize = BLOCK * PANEL;
 
     #[inline(always)]
-    fn decode<S: Simd>(simd: S, _: Table<S>, block: &[u8], i: usize, vector: usize) -> [S::u8s; 2] {
+    fn decode<S: Simd>(
+        simd: S,
+        by: impl Dot,
+        _: Table<S>,
+        block: &[u8],
+        i: usize,
+        vector: usize,
+    ) -> [S::u8s; 2] {
         // The upper bit is the bias.
-        let bias = S::u8s::splat(simd, if biased(simd) { 0x80 } else { 0 });
+        let bias = S::u8s::splat(simd, if biased(simd, by, Self::CODE) { 0x80 } else { 0 });
         let first = &block[2 * i * 4 * PANEL + vector * S::u8s::LEN..][..S::u8s::LEN];
         let second = &block[(2 * i + 1) * 4 * PANEL + vector * S::u8s::LEN..][..S::u8s::LEN];
         prefetch::far_lines(first, AHEAD);
@@ -223,14 +249,19 @@ impl<const MX: bool> ByteCodes for Int8<MX> {
 
 /// What the sum of a block's inputs is multiplied by for its products to start from, without zero points: the bias, taken off.
 #[inline(always)]
-pub(crate) fn start_offset<S: Simd>(simd: S, code: Code) -> i32 {
-    if biased(simd) { -i32::from(code.bias()) } else { 0 }
+pub(crate) fn start_offset<S: Simd>(simd: S, by: impl Dot, code: Code) -> i32 {
+    if biased(simd, by, code) { -i32::from(code.bias()) } else { 0 }
 }
 
 /// [`start_offset`] of each output, with its zero point plus bias.
 #[inline(always)]
-pub(crate) fn start_offsets<S: Simd>(simd: S, code: Code, offsets: &[u8; PANEL]) -> [i32; PANEL] {
-    let bias = start_offset(simd, code) + i32::from(code.bias());
+pub(crate) fn start_offsets<S: Simd>(
+    simd: S,
+    by: impl Dot,
+    code: Code,
+    offsets: &[u8; PANEL],
+) -> [i32; PANEL] {
+    let bias = start_offset(simd, by, code) + i32::from(code.bias());
     let mut out = [bias; PANEL];
     for (out, offset) in out.iter_mut().zip(offsets) {
         *out -= i32::from(*offset);
@@ -338,7 +369,7 @@ pub(crate) fn one_row<S: Simd, C: ByteCodes, K: BlockScales, const N: usize>(
     sums: &mut [f32; PANEL],
 ) {
     let lanes = S::f32s::LEN;
-    let table = Table::new(simd, C::CODE);
+    let table = Table::new(simd, by, C::CODE);
     let mut acc = [S::f32s::splat(simd, 0.0); N];
     let x_sums = x.sums.chunks_exact(K::PARTS);
     let mut inputs = x.words.as_chunks::<QUADS>().0.iter().zip(x.scales.iter().zip(x_sums));
@@ -347,7 +378,7 @@ pub(crate) fn one_row<S: Simd, C: ByteCodes, K: BlockScales, const N: usize>(
         let scales = K::decode::<S, N>(simd, group.header);
         let mut offsets = [0; PANEL];
         if K::ZERO {
-            offsets = start_offsets(simd, C::CODE, &group.offsets(layout));
+            offsets = start_offsets(simd, by, C::CODE, &group.offsets(layout));
         }
         for block in group.codes.chunks_exact(C::BLOCK_BYTES) {
             let Some((quads, (&x_scale, x_sums))) = inputs.next() else { break };
@@ -358,24 +389,23 @@ pub(crate) fn one_row<S: Simd, C: ByteCodes, K: BlockScales, const N: usize>(
             }
             for part in 0..K::PARTS {
                 let x_sum = x_sums[part];
-                let mut dots = [S::i32s::splat(simd, x_sum * start_offset(simd, C::CODE)); N];
+                let mut sum = [S::i32s::splat(simd, x_sum * start_offset(simd, by, C::CODE)); N];
                 if K::ZERO {
                     for v in 0..N {
                         let own = S::i32s::from_slice(simd, &offsets[v * lanes..(v + 1) * lanes]);
-                        dots[v] = own * S::i32s::splat(simd, x_sum);
+                        sum[v] = own * S::i32s::splat(simd, x_sum);
                     }
                 }
                 // In the order of the bytes.
                 for i in steps::<K>(part) {
                     for v in 0..N {
-                        let [a, b] = C::decode(simd, table, block, i, v);
-                        let first = dot::<S, C>(by, dots[v], a, x[2 * i]);
-                        dots[v] = dot::<S, C>(by, first, b, x[2 * i + 1]);
+                        let w = C::decode(simd, by, table, block, i, v);
+                        sum[v] = dots::<S>(by, C::CODE, sum[v], w, [x[2 * i], x[2 * i + 1]]);
                     }
                 }
                 for v in 0..N {
                     let scale = scales[part][v] * x_scale;
-                    acc[v] = dots[v].to_float::<S::f32s>().mul_add(scale, acc[v]);
+                    acc[v] = sum[v].to_float::<S::f32s>().mul_add(scale, acc[v]);
                 }
             }
         }
@@ -406,7 +436,7 @@ pub(crate) fn rows<S: Simd, C: ByteCodes, K: BlockScales, const N: usize>(
     sums: &mut [[f32; PANEL]],
 ) {
     let lanes = S::f32s::LEN;
-    let table = Table::new(simd, C::CODE);
+    let table = Table::new(simd, by, C::CODE);
     let mut offsets = [0; PANEL];
     let inputs = x.words.as_chunks::<QUADS>().0.chunks_exact(x.n_rows);
     let x_sums = x.sums.chunks_exact(x.n_rows * K::PARTS);
@@ -415,7 +445,7 @@ pub(crate) fn rows<S: Simd, C: ByteCodes, K: BlockScales, const N: usize>(
         prefetch::far_lines(group.header, AHEAD);
         let scales = K::decode::<S, N>(simd, group.header);
         if K::ZERO {
-            offsets = start_offsets(simd, C::CODE, &group.offsets(layout));
+            offsets = start_offsets(simd, by, C::CODE, &group.offsets(layout));
         }
         for block in group.codes.chunks_exact(C::BLOCK_BYTES) {
             let Some((x, (x_scales, x_sums))) = inputs.next() else { break };
@@ -423,7 +453,7 @@ pub(crate) fn rows<S: Simd, C: ByteCodes, K: BlockScales, const N: usize>(
                 let at = v * lanes..(v + 1) * lanes;
                 let mut w = [S::u8s::splat(simd, 0); QUADS];
                 for i in 0..QUADS / 2 {
-                    [w[2 * i], w[2 * i + 1]] = C::decode(simd, table, block, i, v);
+                    [w[2 * i], w[2 * i + 1]] = C::decode(simd, by, table, block, i, v);
                 }
                 let own = S::i32s::from_slice(simd, &offsets[at.clone()]);
                 let of_x = x.iter().zip(x_scales.iter().zip(x_sums.chunks_exact(K::PARTS)));
@@ -433,19 +463,21 @@ pub(crate) fn rows<S: Simd, C: ByteCodes, K: BlockScales, const N: usize>(
                     let mut sum = S::f32s::from_slice(simd, sums);
                     for part in 0..K::PARTS {
                         let x_sum = x_sums[part];
-                        let mut dots = if K::ZERO {
+                        let mut of_block = if K::ZERO {
                             own * S::i32s::splat(simd, x_sum)
                         } else {
-                            S::i32s::splat(simd, x_sum * start_offset(simd, C::CODE))
+                            S::i32s::splat(simd, x_sum * start_offset(simd, by, C::CODE))
                         };
                         for i in steps::<K>(part) {
-                            for i in 2 * i..2 * i + 2 {
-                                let x = S::u32s::splat(simd, quads[i]).bitcast();
-                                dots = dot::<S, C>(by, dots, w[i], x);
-                            }
+                            let i = 2 * i;
+                            let x = [quads[i], quads[i + 1]].map(
+                                #[inline(always)]
+                                |quad| S::u32s::splat(simd, quad).bitcast(),
+                            );
+                            of_block = dots::<S>(by, C::CODE, of_block, [w[i], w[i + 1]], x);
                         }
                         let scale = scales[part][v] * x_scale;
-                        sum = dots.to_float::<S::f32s>().mul_add(scale, sum);
+                        sum = of_block.to_float::<S::f32s>().mul_add(scale, sum);
                     }
                     sum.store_slice(sums);
                 }
@@ -488,36 +520,34 @@ mod x86 {
     );
 
     kernel!(
-        /// For `w` up to 128: a sum of two products does not saturate.
+        /// For `w` up to 64: a sum of four products fits into 16 bits.
         #[inline(always)]
-        pub(super) fn dot_256(
+        pub(super) fn dots_biased(
             token: Avx2,
             sum: i32x8<Avx2>,
-            w: u8x32<Avx2>,
-            x: u8x32<Avx2>,
+            w: [u8x32<Avx2>; 2],
+            x: [u8x32<Avx2>; 2],
         ) -> i32x8<Avx2> {
-            let pairs = _mm256_maddubs_epi16(w.into(), x.into());
+            let first = _mm256_maddubs_epi16(w[0].into(), x[0].into());
+            let pairs = _mm256_add_epi16(first, _mm256_maddubs_epi16(w[1].into(), x[1].into()));
             let quads = _mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
             _mm256_add_epi32(sum.into(), quads).simd_into(token)
         }
     );
 
     kernel!(
-        /// For any `w`: even and odd bytes apart, as 16-bit integers.
+        /// For signed `w`, and `x` from -127 on: magnitudes are at most 128 and 127, so that a sum of two products fits into 16 bits.
         #[inline(always)]
-        pub(super) fn dot_bytes_256(
+        pub(super) fn dot_signed(
             token: Avx2,
             sum: i32x8<Avx2>,
             w: u8x32<Avx2>,
             x: u8x32<Avx2>,
         ) -> i32x8<Avx2> {
             let (w, x): (__m256i, __m256i) = (w.into(), x.into());
-            let even = _mm256_madd_epi16(
-                _mm256_and_si256(w, _mm256_set1_epi16(0xff)),
-                _mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(x)),
-            );
-            let odd = _mm256_madd_epi16(_mm256_srli_epi16::<8>(w), _mm256_srai_epi16::<8>(x));
-            _mm256_add_epi32(sum.into(), _mm256_add_epi32(even, odd)).simd_into(token)
+            let pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(x, w));
+            let quads = _mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
+            _mm256_add_epi32(sum.into(), quads).simd_into(token)
         }
     );
 

@@ -82,15 +82,20 @@ impl<E: KvElement> Plane<E> {
         // Tokens that lie apart are written one by one.
         let each = if input.is_whole() { n.max(1) } else { 1 };
         let (mut element, mut row) = (self.element(place), self.row(place));
-        for head in 0..self.n_heads {
-            for token in (0..n).step_by(each) {
-                let scales = self.scales.for_write(place, row + token, each);
-                let codes = &mut self.codes[element + token * self.width..][..each * self.width];
+        let Self { isa, n_heads, block_size, width, codes, scales, .. } = self;
+        let codes: &mut [E] = codes;
+        for head in 0..*n_heads {
+            let mut token = 0;
+            // No iterator of steps, which would divide.
+            while token < n {
+                let scales = scales.for_write(place, row + token, each);
+                let codes = &mut codes[element + token * *width..][..each * *width];
                 let rows = input.rows(first + token, head);
-                encode_rows_with(self.isa, rows, [each, self.width], scales, codes);
+                encode_rows_with(*isa, rows, [each, *width], scales, codes);
+                token += each;
             }
-            element += self.block_size * self.width;
-            row += self.block_size;
+            element += *block_size * *width;
+            row += *block_size;
         }
     }
 
