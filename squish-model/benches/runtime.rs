@@ -8,8 +8,8 @@ use squish_bench::{
 };
 use squish_kernels::{Isa, probe as kernels};
 use squish_model::{
-    Config, Hooks, KvOptions, KvType, LoadOptions, Model, Part, RandomCheckpoint, Recorder, Runner,
-    RunnerOptions, SequenceId, Team, WeightFormat,
+    Config, Hooks, KvLayout, KvOptions, KvType, LoadOptions, Model, Part, RandomCheckpoint,
+    Recorder, Runner, RunnerOptions, SequenceId, Team, WeightFormat,
 };
 
 use common::{LeftOut, Magnitudes, Thresholds, share};
@@ -161,7 +161,10 @@ fn decode_row(format: WeightFormat, n_sequences: usize) -> &'static Row {
         limit: Limit::Read(Residency::Dram),
         threads: N_THREADS,
         targets: Box::leak(targets.into_boxed_slice()),
-        note: "keys and values in bf16, blocks of 32",
+        note: match n_sequences {
+            1 => "keys and values in bf16, blocks of 32",
+            _ => "keys and values in bf16, a block for each sequence",
+        },
         ..Row::LLM
     }))
 }
@@ -233,10 +236,15 @@ fn short(format: WeightFormat) -> &'static str {
     }
 }
 
+/// Several sequences have a block each, so that their contexts can be copied instead of computed.
 fn runner(model: &Arc<Model>, team: &Arc<Team>, n_sequences: usize) -> Runner {
-    // Each sample appends a token.
-    let n_tokens = n_sequences * 2 * CONTEXT;
-    let kv = KvOptions { n_tokens, n_sequences, ..KvOptions::default() };
+    let of_sequence = 2 * CONTEXT;
+    let n_tokens = n_sequences * of_sequence;
+    let layout = match n_sequences {
+        1 => KvLayout::default(),
+        _ => KvLayout::Paged { block_size: of_sequence },
+    };
+    let kv = KvOptions { layout, n_tokens, n_sequences, ..KvOptions::default() };
     let options = RunnerOptions { kv, ..RunnerOptions::default() };
     Runner::with_team(Arc::clone(model), Arc::clone(team), &options).expect("room")
 }
@@ -261,14 +269,16 @@ fn decode<'s>(
 ) -> squish_bench::Checked<'s> {
     let mut runner = runner(model, team, n_sequences);
     let prompt = prompt(model, row.size(CONTEXT, 40));
+    let (last, before) = prompt.split_last().expect("tokens");
     let first = runner.create().expect("room");
-    runner.extend(first, &prompt).expect("room");
+    runner.extend(first, before).expect("room");
     let mut ids = vec![first];
-    // Copies of their own: a fork would share blocks, and so be read from the caches.
     while ids.len() < n_sequences {
-        let id = runner.create().expect("room");
-        runner.extend(id, &prompt).expect("room");
-        ids.push(id);
+        ids.push(runner.fork(first).expect("room"));
+    }
+    // Each takes a copy of its block when it writes, the first one last: what sequences share would be read from the caches.
+    for &id in ids.iter().rev() {
+        runner.extend(id, &[*last]).expect("room");
     }
     let tokens = self::prompt(model, n_sequences);
     let row = row.check(|| {
