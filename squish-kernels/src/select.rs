@@ -120,18 +120,27 @@ fn select_lanes<S: Simd>(
 fn zero_lanes<S: Simd>(simd: S, x: &mut [f32], threshold: f32) -> usize {
     let lanes = S::f32s::LEN;
     let threshold = S::f32s::splat(simd, threshold);
-    let zero = S::f32s::splat(simd, 0.0);
     let mut n = 0;
     let mut vectors = x.chunks_exact_mut(lanes);
     for x in &mut vectors {
-        let vector = S::f32s::from_slice(simd, x);
-        let below = vector.abs().simd_lt(threshold);
-        below.select(zero, vector).store_slice(x);
-        n += (!below).to_bitmask().count_ones() as usize;
+        let (kept, n_active) = active_alone::<S>(S::f32s::from_slice(simd, x), threshold);
+        kept.store_slice(x);
+        n += n_active;
     }
     let rest = vectors.into_remainder();
-    let vector = load_partial(simd, rest, 0.0);
-    let below = vector.abs().simd_lt(threshold);
-    store_partial::<S>(below.select(zero, vector), rest);
-    n + (!below).to_bitmask().count_ones() as usize
+    let (kept, n_active) = active_alone::<S>(load_partial(simd, rest, 0.0), threshold);
+    store_partial::<S>(kept, rest);
+    n + n_active
+}
+
+/// The active elements, with +0 in the place of the others, and how many there are.
+///
+/// By a product of bits: of a choice between the two the compiler makes a store under a mask, which takes 18 cycles on Zen 3.
+#[inline(always)]
+fn active_alone<S: Simd>(x: S::f32s, threshold: S::f32s) -> (S::f32s, usize) {
+    let simd = x.token();
+    let active = !x.abs().simd_lt(threshold);
+    let bits = active.select(S::u32s::splat(simd, u32::MAX), S::u32s::splat(simd, 0));
+    let kept = (x.bitcast::<S::u32s>() & bits).bitcast();
+    (kept, active.to_bitmask().count_ones() as usize)
 }

@@ -1,8 +1,8 @@
 //! Chains of `f32` multiply-adds: the F32 mode, and the BF16 mode where its instruction is absent or slow.
 //!
-//! One row of inputs meets the panel's codes in the order of the bytes, each decoded in registers ([`one_row`]), and so do few rows on the
-//! widest level ([`few_rows_of_codes`]). More
-//! rows meet weights that were decoded into `f32` before ([`tile_into`]), two vectors of outputs at a time.
+//! One row of inputs meets the panel's codes in the order of the bytes, each decoded in registers ([`one_row`]), and so do few rows
+//! ([`few_rows_of_codes`] on the widest level, [`tile_of_codes`] on vectors of 256 bits). More rows meet weights that were decoded into `f32`
+//! before ([`tile_into`]), two vectors of outputs at a time.
 
 #[cfg(target_arch = "x86_64")]
 use fearless_simd::Level;
@@ -357,6 +357,52 @@ pub(crate) fn few_rows_of_codes<
         }
     }
     store_all::<S, N, ROWS>(&acc, sums);
+}
+
+/// Adds the products of pairs of inputs, which are decoded in registers, with the inputs of `ROWS` rows, `[inputs, rows]`, to their sums. Two
+/// vectors of outputs at a time, so that the sums of six rows are in 16 registers, and their codes nearly so.
+#[inline(always)]
+pub(crate) fn tile_of_codes<S: Simd, C: PairCodes, M: Chain, const N: usize, const ROWS: usize>(
+    simd: S,
+    codes: &[u8],
+    scales: &[f32; PANEL],
+    mut ahead: Ahead<'_>,
+    x: &[f32],
+    sums: &mut [[f32; PANEL]; ROWS],
+) {
+    let lanes = S::f32s::LEN;
+    let inputs = x.as_chunks::<ROWS>().0.as_chunks::<2>().0;
+    for i in 0..N / 2 {
+        let at = C::vectors(i, N).map(
+            #[inline(always)]
+            |v| v * lanes..(v + 1) * lanes,
+        );
+        let mut acc = [[S::f32s::splat(simd, 0.0); 2]; ROWS];
+        for row in 0..ROWS {
+            for j in 0..2 {
+                acc[row][j] = S::f32s::from_slice(simd, &sums[row][at[j].clone()]);
+            }
+        }
+        for (pair, [first, second]) in codes.chunks_exact(C::PAIR_BYTES).zip(inputs) {
+            ahead.step();
+            let [low, high] = C::decode(simd, pair, i, N);
+            let low = in_order::<S, M>(simd, low, &scales[at[0].clone()]);
+            let high = in_order::<S, M>(simd, high, &scales[at[1].clone()]);
+            // One input after the other: a step needs two weights beside the sums, and an input.
+            for (k, x) in [first, second].into_iter().enumerate() {
+                for row in 0..ROWS {
+                    let x = S::f32s::splat(simd, x[row]);
+                    let [p, q] = acc[row];
+                    acc[row] = [low[k].mul_add(x, p), high[k].mul_add(x, q)];
+                }
+            }
+        }
+        for row in 0..ROWS {
+            for j in 0..2 {
+                acc[row][j].store_slice(&mut sums[row][at[j].clone()]);
+            }
+        }
+    }
 }
 
 /// Decodes codes in pairs of inputs, as many as `out` has room for, `[inputs, outputs]`.

@@ -252,6 +252,11 @@ fn floats_of<S: Simd, const N: usize>(simd: S, job: Job<'_>) {
             C, M => one_tile::<S, C, M, N>(simd, job),
             _ => tiles::<S, N>(simd, job)
         ),
+        2..=MOST_ROWS_OF_CODES if S::f32s::LEN == 8 => with_codes!(
+            job.layout,
+            C, M => tiles_of_codes::<S, C, M, N>(simd, job),
+            _ => tiles::<S, N>(simd, job)
+        ),
         _ => tiles::<S, N>(simd, job),
     }
 }
@@ -346,6 +351,61 @@ fn decode<S: Simd, const N: usize>(
     );
 }
 
+/// Most rows of inputs that meet codes which each of their tiles decodes in registers, on vectors of 256 bits: three tiles. More of them meet
+/// weights that were decoded before.
+const MOST_ROWS_OF_CODES: usize = 18;
+
+/// All tiles of few rows, each of which decodes the codes of a part, which are in the first-level cache.
+#[inline(always)]
+fn tiles_of_codes<S: Simd, C: PairCodes, M: Chain, const N: usize>(simd: S, job: Job<'_>) {
+    let Job { layout, panel, inputs, tiles, scratch, sums } = job;
+    let of_group = bytemuck::cast_slice_mut(&mut scratch.of_group);
+    for part in Part::all(layout, panel, inputs.plan.step(), DECODED) {
+        let (codes, scales) = (part.codes(layout), part.group.scales(layout));
+        for_sums(
+            simd,
+            layout,
+            &part,
+            inputs,
+            tiles.clone(),
+            of_group,
+            sums,
+            #[inline(always)]
+            |idx, tile, sums| {
+                let x = bytemuck::cast_slice(tile.words);
+                let ahead = ahead_of_tile(layout, inputs, &part, &tiles, idx);
+                with_rows!(tile.n_rows, R => {
+                    let sums = sums.first_chunk_mut().expect("the rows of the tile");
+                    float::tile_of_codes::<S, C, M, N, R>(simd, codes, &scales, ahead, x, sums);
+                }, 2 3 4 5 6);
+            },
+        );
+    }
+}
+
+/// What is asked for while a tile meets a part: the first tile asks for the codes that follow, and the others for the inputs of the tile that is
+/// next. Those of a call and the codes do not fit into the second-level cache together, and those of a part lie far from each other.
+#[inline(always)]
+fn ahead_of_tile<'a>(
+    layout: &PanelLayout,
+    inputs: &Inputs<'a>,
+    part: &Part<'a>,
+    tiles: &Range<usize>,
+    idx: usize,
+) -> Ahead<'a> {
+    if idx == tiles.start {
+        return part.ahead(layout, STEPS);
+    }
+    let next = if idx + 1 < tiles.end {
+        inputs.tile(idx + 1, part.first, part.len)
+    } else {
+        let first = part.first + part.len;
+        let len = part.len.min(layout.padded_inputs() - first);
+        inputs.tile(tiles.start, first, len)
+    };
+    Ahead::itself(bytemuck::cast_slice(next.words), STEPS * part.len)
+}
+
 /// All tiles of rows, with weights that are decoded once for many of them.
 #[inline(always)]
 fn tiles<S: Simd, const N: usize>(simd: S, job: Job<'_>) {
@@ -372,20 +432,7 @@ fn tiles<S: Simd, const N: usize>(simd: S, job: Job<'_>) {
             #[inline(always)]
             |idx, tile, sums| {
                 let x = bytemuck::cast_slice(tile.words);
-                let ahead = if idx == tiles.start {
-                    part.ahead(layout, STEPS)
-                } else {
-                    let next = if idx + 1 < tiles.end {
-                        inputs.tile(idx + 1, part.first, part.len)
-                    } else {
-                        let first = part.first + part.len;
-                        let len = part.len.min(layout.padded_inputs() - first);
-                        inputs.tile(tiles.start, first, len)
-                    };
-                    // The inputs of a call and the codes do not fit into the second-level cache together, and the inputs of a
-                    // part lie far from each other. The first tile asks for codes instead.
-                    Ahead::itself(bytemuck::cast_slice(next.words), STEPS * part.len)
-                };
+                let ahead = ahead_of_tile(layout, inputs, &part, &tiles, idx);
                 with_rows!(tile.n_rows, R => {
                     let sums = sums.first_chunk_mut::<R>().expect("the rows of the tile");
                     float::tile_into::<S, R>(simd, weights, ahead, x, sums);
