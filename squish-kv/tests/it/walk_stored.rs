@@ -70,6 +70,10 @@ fn saved() -> Vec<u8> {
     store.0.take().unwrap()
 }
 
+fn sum_of(content: &[u8]) -> [u8; SUM] {
+    Sha256::digest(content).into()
+}
+
 /// What `input` makes of a saved block.
 fn changed(saved: &[u8], input: &[u8]) -> Vec<u8> {
     let [how, at, bytes @ ..] = input else { return input.to_vec() };
@@ -82,7 +86,7 @@ fn changed(saved: &[u8], input: &[u8]) -> Vec<u8> {
             out[at..].iter_mut().zip(bytes).for_each(|(out, byte)| *out ^= byte);
             if with_sum == 2 {
                 let (content, sum) = out.split_last_chunk_mut::<SUM>().unwrap();
-                *sum = Sha256::digest(content).into();
+                *sum = sum_of(content);
             }
             out
         }
@@ -96,7 +100,7 @@ pub(crate) fn walk_stored(input: &[u8]) -> bool {
     let header = &saved[..saved.len() - PAYLOAD - SUM];
     let is_block = stored.len() == saved.len()
         && stored.starts_with(header)
-        && stored.split_last_chunk().is_some_and(|(content, sum)| *sum == *Sha256::digest(content));
+        && stored.split_last_chunk().is_some_and(|(content, sum)| *sum == sum_of(content));
     let store = One(RefCell::new(Some(stored.clone())));
     let mut cache = new_cache();
     let found = cache.create_with_stored_prefix(&key(), &TOKENS, Retention::All, &store);
