@@ -34,6 +34,9 @@ mod walk;
 mod walk_cache;
 #[path = "it/walk_ring.rs"]
 mod walk_ring;
+#[cfg(feature = "disk")]
+#[path = "it/walk_stored.rs"]
+mod walk_stored;
 
 #[global_allocator]
 static ALLOCATOR: squish_bench::alloc::CountingAllocator = squish_bench::alloc::CountingAllocator;
