@@ -67,6 +67,10 @@ impl<'a> Ahead<'a> {
     }
 
     /// Asks for nothing.
+    #[cfg_attr(
+        not(target_arch = "x86_64"),
+        expect(dead_code, reason = "for the instruction for pairs of BF16")
+    )]
     pub(crate) const NOTHING: Ahead<'static> =
         Ahead { bytes: &[], at: 0, end: 0, bytes_per_step: 0 };
 

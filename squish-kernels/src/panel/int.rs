@@ -69,6 +69,10 @@ impl Dot for Native {
 }
 
 /// Whether codes have their bias when they are multiplied.
+#[cfg_attr(
+    not(target_arch = "x86_64"),
+    expect(unused_variables, reason = "other levels have one way for all codes")
+)]
 #[inline(always)]
 fn biased<S: Simd>(simd: S, by: impl Dot, code: Code) -> bool {
     match simd.level() {
@@ -121,6 +125,10 @@ impl<S: Simd> Table<S> {
 }
 
 /// `sum + Σ w · x` over the four bytes of each lane of two vectors, with `w` as [`biased`] says and signed `x`.
+#[cfg_attr(
+    not(target_arch = "x86_64"),
+    expect(unused_variables, reason = "other levels have one way for all codes")
+)]
 #[inline(always)]
 fn dots<S: Simd>(
     by: impl Dot,
