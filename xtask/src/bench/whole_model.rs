@@ -22,6 +22,9 @@ const ROWS: [&str; 2] = ["runtime/decode", "runtime/prefill"];
 /// What candle takes the number of its threads from, and the rows' number.
 const THREADS: (&str, &str) = ("RAYON_NUM_THREADS", "2");
 
+/// The program that writes the checkpoint.
+const EXAMPLE: &str = "random_checkpoint";
+
 /// Whether a run covers any of the rows: otherwise no checkpoint is made.
 #[must_use]
 pub(crate) fn is_wanted(options: &Options) -> bool {
@@ -67,12 +70,11 @@ pub(crate) fn checkpoint() -> Outcome<PathBuf> {
     }
     let emptied = if partial.exists() { fs::remove_dir_all(&partial) } else { Ok(()) };
     emptied.map_err(|error| Failure::at(&partial, &error))?;
-    pass(
-        cargo()
-            .args(["run", "--quiet", "--profile", "bench", "--package", "squish-model"])
-            .args(["--example", "random_checkpoint", "--"])
-            .arg(&partial),
-    )?;
+    // Of the whole workspace, as the benches are: alone its dependencies would have other features, and be built anew for minutes.
+    let example = ["--workspace", "--example", EXAMPLE];
+    pass(cargo().args(["build", "--quiet", "--profile", "bench"]).args(example))?;
+    let program = target_dir().join("release/examples").join(EXAMPLE);
+    pass(Command::new(program.with_extension(std::env::consts::EXE_EXTENSION)).arg(&partial))?;
     fs::rename(&partial, &folder).map_err(|error| Failure::at(&folder, &error))?;
     Ok(folder)
 }
