@@ -7,6 +7,7 @@ mod bytes;
 pub mod cast;
 pub mod columns;
 pub mod element;
+mod float8;
 pub mod hadamard;
 pub mod histogram;
 pub mod integer;

@@ -103,6 +103,12 @@ impl sealed::Lanes for bf16 {
     }
 }
 
+/// The values of pairs of `bf16`: those in the lower halves of lanes and those in the upper ones.
+#[inline(always)]
+pub(crate) fn bf16_pairs<S: Simd>(pairs: S::u32s) -> [S::f32s; 2] {
+    [(pairs << 16).bitcast(), (pairs & 0xffff_0000).bitcast()]
+}
+
 /// Bits whose upper half is the nearest bf16; the lower half is anything.
 #[inline(always)]
 fn bf16_bits<S: Simd>(simd: S, x: S::f32s) -> S::u32s {

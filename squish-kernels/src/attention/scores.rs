@@ -1,7 +1,7 @@
 //! The scores of rows for a tile.
 
 #[cfg(target_arch = "x86_64")]
-use fearless_simd::{Level, f32x16};
+use fearless_simd::{Level, f32x8, f32x16};
 use fearless_simd::{Simd, prelude::*};
 
 use super::{
@@ -31,28 +31,36 @@ pub(super) fn scores_into<S: Simd, E: KvElement, const N: usize>(
     scores: &mut [[f32; TILE]],
     later: &mut Option<Later<'_, '_>>,
 ) {
+    const SIDE: usize = SIDE_BY_SIDE;
     let width = queries.len() / scores.len();
     let mut row = 0;
     while row < scores.len() {
         let (queries, scores) = (&queries[row * width..], &mut scores[row..]);
         // Memory is asked for along with the first rows.
         let later = if row == 0 { &mut *later } else { &mut None };
-        // As many sums as registers hold: on the widest vectors sixteen, elsewhere four of several vectors.
+        // As many sums as registers hold: on the widest vectors sixteen, on those of half the width eight of one half of the chains, elsewhere
+        // four of several vectors.
         row += match N {
             1 => match scores.len() {
-                4.. => block::<S, E, 4, 4, SIDE_BY_SIDE, 16, N>(simd, keys, queries, scores, later),
-                2.. => block::<S, E, 2, 8, SIDE_BY_SIDE, 16, N>(simd, keys, queries, scores, later),
-                _ => block::<S, E, 1, 16, SIDE_BY_SIDE, 16, N>(simd, keys, queries, scores, later),
+                4.. => block::<S, E, 4, 4, SIDE, 16, 1, N>(simd, keys, queries, scores, later),
+                2.. => block::<S, E, 2, 8, SIDE, 16, 1, N>(simd, keys, queries, scores, later),
+                _ => block::<S, E, 1, 16, SIDE, 16, 1, N>(simd, keys, queries, scores, later),
+            },
+            2 => match scores.len() {
+                4.. => block::<S, E, 4, 2, 2, 8, 1, N>(simd, keys, queries, scores, later),
+                2.. => block::<S, E, 2, 4, SIDE, 8, 1, N>(simd, keys, queries, scores, later),
+                _ => block::<S, E, 1, 8, SIDE, 8, 2, N>(simd, keys, queries, scores, later),
             },
             _ => match scores.len() {
-                4.. => block::<S, E, 4, 1, 1, 4, N>(simd, keys, queries, scores, later),
-                _ => block::<S, E, 1, 4, SIDE_BY_SIDE, 4, N>(simd, keys, queries, scores, later),
+                4.. => block::<S, E, 4, 1, 1, 4, N, N>(simd, keys, queries, scores, later),
+                _ => block::<S, E, 1, 4, SIDE, 4, N, N>(simd, keys, queries, scores, later),
             },
         };
     }
 }
 
-/// Of the first `ROWS` rows, with `TOKENS` tokens at a time, `SIDE` of them side by side: `SUMS` in all. Returns the number of rows.
+/// Of the first `ROWS` rows, with `TOKENS` tokens at a time, which are `SUMS` scores. `SIDE` of the tokens are read side by side, and meet
+/// `WIDTH` of the vectors of chains, then the others: half of the chains at least. Returns the number of rows.
 fn block<
     S: Simd,
     E: KvElement,
@@ -60,6 +68,7 @@ fn block<
     const TOKENS: usize,
     const SIDE: usize,
     const SUMS: usize,
+    const WIDTH: usize,
     const N: usize,
 >(
     simd: S,
@@ -72,28 +81,48 @@ fn block<
         simd,
         #[inline(always)]
         || {
-            let width = padded::<E>(keys.dim);
-            let mut rows = [&queries[..0]; ROWS];
+            let (width, block) = (padded::<E>(keys.dim), CHAINS * E::PARTS);
+            let whole = keys.dim / block * block;
+            // Whole blocks, and what is left.
+            let mut rows = [[&queries[..0]; 2]; ROWS];
             for r in 0..ROWS {
-                rows[r] = &queries[r * width..(r + 1) * width];
+                rows[r] = queries[r * width..(r + 1) * width].split_at(whole).into();
             }
+            // Several blocks where one is little work beside what is counted for it.
+            let at_once = if WIDTH < N { MOST_PARTS / E::PARTS } else { 1 };
             for first in (0..keys.n_tokens).step_by(TOKENS) {
-                let mut sums = [[S::f32s::splat(simd, 0.0); N]; SUMS];
-                for side in (0..TOKENS).step_by(SIDE) {
-                    let tokens =
-                        keys.rows[first + side..].first_chunk().expect("tiles are whole blocks");
-                    let of_side =
-                        chains::<S, E, ROWS, SIDE, N>(simd, &rows, tokens, keys.dim, later);
-                    for r in 0..ROWS {
-                        for t in 0..SIDE {
-                            sums[r * TOKENS + side + t] = of_side[r][t];
+                let mut sums = [[S::f32s::splat(simd, 0.0); WIDTH]; SUMS];
+                for side in 0..TOKENS / SIDE {
+                    let tokens = keys.rows[first + side * SIDE..]
+                        .first_chunk()
+                        .expect("tiles are whole blocks");
+                    for part in 0..N / WIDTH {
+                        // Memory is asked for along with the first chains.
+                        let later = if part == 0 { &mut *later } else { &mut None };
+                        let own = chains::<S, E, ROWS, SIDE, WIDTH>(
+                            simd,
+                            &rows,
+                            tokens,
+                            keys.dim,
+                            part * WIDTH,
+                            at_once,
+                            later,
+                        );
+                        for r in 0..ROWS {
+                            for t in 0..SIDE {
+                                for v in 0..WIDTH {
+                                    let sum = &mut sums[r * TOKENS + side * SIDE + t][v];
+                                    *sum =
+                                        if part == 0 { own[r][t][v] } else { *sum + own[r][t][v] };
+                                }
+                            }
                         }
                     }
-                    if first + side + SIDE >= keys.n_tokens {
+                    if first + (side + 1) * SIDE >= keys.n_tokens {
                         break;
                     }
                 }
-                let sums = sums_of::<S, SUMS, N>(sums);
+                let sums = sums_of::<S, SUMS, WIDTH>(sums);
                 // All tokens have room, those that are not there as well: a copy of a constant length is no call.
                 for r in 0..ROWS {
                     let own: &[f32; TOKENS] =
@@ -108,40 +137,65 @@ fn block<
     ROWS
 }
 
-/// The chains of some rows and some tokens: few enough for registers.
+/// The chains of some rows, which stand in whole blocks and a rest, and some tokens, in `WIDTH` vectors from number `vector` on, which are few
+/// enough for registers: `at_once` blocks at a time.
 #[inline(always)]
-fn chains<S: Simd, E: KvElement, const ROWS: usize, const SIDE: usize, const N: usize>(
+fn chains<S: Simd, E: KvElement, const ROWS: usize, const SIDE: usize, const WIDTH: usize>(
     simd: S,
-    rows: &[&[f32]; ROWS],
+    rows: &[[&[f32]; 2]; ROWS],
     tokens: &[&[E]; SIDE],
     dim: usize,
+    vector: usize,
+    at_once: usize,
     later: &mut Option<Later<'_, '_>>,
-) -> [[[S::f32s; N]; SIDE]; ROWS] {
+) -> [[[S::f32s; WIDTH]; SIDE]; ROWS] {
     let block = CHAINS * E::PARTS;
     let n_blocks = dim / block;
     let whole = n_blocks * block;
-    let mut sums = [[[S::f32s::splat(simd, 0.0); N]; SIDE]; ROWS];
-    let mut whole_rows = [&rows[0][..0]; ROWS];
-    for r in 0..ROWS {
-        whole_rows[r] = &rows[r][..whole];
-    }
-    let mut whole_tokens = [&tokens[0][..0]; SIDE];
+    let mut of_tokens = [&tokens[0][..0]; SIDE];
     for t in 0..SIDE {
-        whole_tokens[t] = &tokens[t][..whole];
+        of_tokens[t] = &tokens[t][..whole];
     }
-    for i in 0..n_blocks {
+    let mut sums = [[[S::f32s::splat(simd, 0.0); WIDTH]; SIDE]; ROWS];
+    let mut i = 0;
+    while i < n_blocks {
+        // What does not fill all is taken one by one.
+        let n = if i + at_once <= n_blocks { at_once } else { 1 };
         if let Some(later) = later {
-            later.ask_beside_reads(SIDE * block * size_of::<E>());
+            later.ask_beside_reads(SIDE * n * block * size_of::<E>());
         }
-        let mut of_tokens = [&[][..]; SIDE];
+        let part = i * block..(i + n) * block;
+        let mut of_rows = [&rows[0][0][..0]; ROWS];
+        for r in 0..ROWS {
+            of_rows[r] = &rows[r][0][part.clone()];
+        }
+        let mut of_part = [&tokens[0][..0]; SIDE];
         for t in 0..SIDE {
-            of_tokens[t] = &whole_tokens[t][i * block..(i + 1) * block];
+            of_part[t] = &of_tokens[t][part.clone()];
         }
-        add_block::<S, E, ROWS, SIDE, N>(simd, &whole_rows, &of_tokens, i * block, &mut sums);
+        if n == at_once {
+            for j in 0..at_once {
+                add_block::<S, E, ROWS, SIDE, WIDTH>(
+                    simd,
+                    &of_rows,
+                    &of_part,
+                    j * block,
+                    vector,
+                    &mut sums,
+                );
+            }
+        } else {
+            add_block::<S, E, ROWS, SIDE, WIDTH>(simd, &of_rows, &of_part, 0, vector, &mut sums);
+        }
+        i += n;
     }
     if whole < dim {
         if let Some(later) = later {
             later.ask_beside_reads(SIDE * (dim - whole) * size_of::<E>());
+        }
+        let mut of_rows = [&rows[0][0][..0]; ROWS];
+        for r in 0..ROWS {
+            of_rows[r] = rows[r][1];
         }
         let mut tails = [[E::default(); CHAINS * MOST_PARTS]; SIDE];
         let mut of_tokens = [&[][..]; SIDE];
@@ -149,51 +203,73 @@ fn chains<S: Simd, E: KvElement, const ROWS: usize, const SIDE: usize, const N: 
             tail[..dim - whole].copy_from_slice(&tokens[t][whole..]);
             of_tokens[t] = &tail[..block];
         }
-        add_block::<S, E, ROWS, SIDE, N>(simd, rows, &of_tokens, whole, &mut sums);
+        add_block::<S, E, ROWS, SIDE, WIDTH>(simd, &of_rows, &of_tokens, 0, vector, &mut sums);
     }
     sums
 }
 
-/// A block of all chains, which stands in the rows from `at` on.
+/// A block of the chains in `WIDTH` vectors from number `vector` on, which stands in rows and tokens from `at` on.
 #[inline(always)]
-fn add_block<S: Simd, E: KvElement, const ROWS: usize, const SIDE: usize, const N: usize>(
+fn add_block<S: Simd, E: KvElement, const ROWS: usize, const SIDE: usize, const WIDTH: usize>(
     simd: S,
     rows: &[&[f32]; ROWS],
     tokens: &[&[E]; SIDE],
     at: usize,
-    sums: &mut [[[S::f32s; N]; SIDE]; ROWS],
+    vector: usize,
+    sums: &mut [[[S::f32s; WIDTH]; SIDE]; ROWS],
 ) {
     let lanes = S::f32s::LEN;
     let unit = lanes * E::PARTS;
-    for v in 0..N {
+    for v in 0..WIDTH {
+        let mut keys = [[S::f32s::splat(simd, 0.0); MOST_PARTS]; SIDE];
         for t in 0..SIDE {
-            let k = E::load(simd, &tokens[t][v * unit..(v + 1) * unit]);
-            for part in 0..E::PARTS {
-                let of_row = at + part * CHAINS + v * lanes;
-                for r in 0..ROWS {
-                    let q = S::f32s::from_slice(simd, &rows[r][of_row..of_row + lanes]);
-                    sums[r][t][v] = q.mul_add(k[part], sums[r][t][v]);
+            let first = at + (vector + v) * unit;
+            keys[t] = E::load(simd, &tokens[t][first..first + unit]);
+        }
+        for part in 0..E::PARTS {
+            let first = at + part * CHAINS + (vector + v) * lanes;
+            for r in 0..ROWS {
+                let q = S::f32s::from_slice(simd, &rows[r][first..first + lanes]);
+                for t in 0..SIDE {
+                    sums[r][t][v] = q.mul_add(keys[t][part], sums[r][t][v]);
                 }
             }
         }
     }
 }
 
-/// The sum of the chains of each.
+/// The sum of the lanes of each.
 #[inline(always)]
-fn sums_of<S: Simd, const SUMS: usize, const N: usize>(sums: [[S::f32s; N]; SUMS]) -> [f32; SUMS] {
+fn sums_of<S: Simd, const SUMS: usize, const WIDTH: usize>(
+    sums: [[S::f32s; WIDTH]; SUMS],
+) -> [f32; SUMS] {
     let mut out = [0.0; SUMS];
-    #[cfg(target_arch = "x86_64")]
-    if let (Level::Avx512(token), 16) = (sums[0][0].token().level(), SUMS) {
-        let mut all = [f32x16::splat(token, 0.0); 16];
-        for i in 0..16 {
-            all[i] = same(token, sums[i][0]);
+    match (sums[0][0].token().level(), SUMS) {
+        #[cfg(target_arch = "x86_64")]
+        (Level::Avx512(token), 16) => {
+            let mut all = [f32x16::splat(token, 0.0); 16];
+            for i in 0..16 {
+                all[i] = same(token, sums[i][0]);
+            }
+            x86::sums_of_sixteen(token, all).store_slice(&mut out);
         }
-        x86::sums_of_sixteen(token, all).store_slice(&mut out);
-        return out;
-    }
-    for i in 0..SUMS {
-        out[i] = sum_of_chains::<S, N>(sums[i]);
+        #[cfg(target_arch = "x86_64")]
+        (Level::Avx2(token), 8) => {
+            let mut all = [f32x8::splat(token, 0.0); 8];
+            for i in 0..8 {
+                let mut sum = sums[i][0];
+                for v in 1..WIDTH {
+                    sum += sums[i][v];
+                }
+                all[i] = same(token, sum);
+            }
+            x86::sums_of_eight(token, all).store_slice(&mut out);
+        }
+        _ => {
+            for i in 0..SUMS {
+                out[i] = sum_of_chains::<S, WIDTH>(sums[i]);
+            }
+        }
     }
     out
 }
@@ -202,7 +278,7 @@ fn sums_of<S: Simd, const SUMS: usize, const N: usize>(sums: [[S::f32s; N]; SUMS
 mod x86 {
     use core::arch::x86_64::*;
 
-    use fearless_simd::{Avx512, f32x16, kernel, prelude::*};
+    use fearless_simd::{Avx2, Avx512, f32x8, f32x16, kernel, prelude::*};
 
     kernel!(
         /// Lane `i` is the sum of the lanes of vector `i`: sixteen sums in the instructions of five.
@@ -250,6 +326,23 @@ mod x86 {
             ];
             let of = |i: usize| fourths(eighths(v[i], v[i + 8]), eighths(v[i + 4], v[i + 12]));
             pairs(neighbors(of(0), of(1)), neighbors(of(2), of(3))).simd_into(token)
+        }
+    );
+
+    kernel!(
+        /// Lane `i` is the sum of the lanes of vector `i`.
+        #[inline(always)]
+        pub(super) fn sums_of_eight(token: Avx2, v: [f32x8<Avx2>; 8]) -> f32x8<Avx2> {
+            // As above, but for the last steps: a shuffle of both costs no more than a blend here.
+            let fourths = |a: __m256, b: __m256| {
+                let crossing = _mm256_permute2f128_ps::<0x21>(a, b);
+                _mm256_add_ps(_mm256_blend_ps::<0xf0>(a, b), crossing)
+            };
+            let neighbors = |a: __m256, b: __m256| {
+                _mm256_add_ps(_mm256_shuffle_ps::<0x88>(a, b), _mm256_shuffle_ps::<0xdd>(a, b))
+            };
+            let of = |i: usize| fourths(v[i].into(), v[i + 4].into());
+            neighbors(neighbors(of(0), of(1)), neighbors(of(2), of(3))).simd_into(token)
         }
     );
 }

@@ -113,7 +113,7 @@ impl<'a, E: KvElement> Tile<'a, E> {
             }
         }
         let tile_bytes = self.n_tokens() * (self.dims[0] + self.dims[1]) * size_of::<E>();
-        Later { piece: &[], rest: &pieces[..n], tile_bytes }
+        Later { piece: &[], rest: &pieces[..n], owed: 0, tile_bytes }
     }
 }
 
@@ -138,6 +138,8 @@ pub(super) struct Later<'p, 'a> {
     /// What is left of the present piece.
     piece: &'a [u8],
     rest: &'p [&'a [u8]],
+    /// Bytes that are to be asked for.
+    owed: usize,
     /// Bytes of the keys and values of the tile that is attended to.
     tile_bytes: usize,
 }
@@ -159,20 +161,27 @@ impl Later<'_, '_> {
         self.ask(self.tile_bytes / 4 * (4 - BESIDE_READS) / n_rows);
     }
 
-    /// Asks for the next `n_bytes`, where there are as many.
+    /// Asks for the next `n_bytes`, where there are as many, as soon as they make whole requests.
     #[inline(always)]
-    fn ask(&mut self, mut n_bytes: usize) {
-        loop {
-            if let Some((here, rest)) = self.piece.split_at_checked(n_bytes) {
+    fn ask(&mut self, n_bytes: usize) {
+        self.owed += n_bytes;
+        while self.owed >= REQUEST {
+            if let Some((here, rest)) = self.piece.split_first_chunk::<REQUEST>() {
                 prefetch::far_lines(here, 0);
                 self.piece = rest;
-                return;
+                self.owed -= REQUEST;
+                continue;
             }
             prefetch::far_lines(self.piece, 0);
-            n_bytes -= self.piece.len();
-            self.piece = &[];
-            let Some((next, rest)) = self.rest.split_first() else { return };
+            let Some((next, rest)) = self.rest.split_first() else {
+                (self.piece, self.owed) = (&[], 0);
+                return;
+            };
+            self.owed -= self.piece.len();
             (self.piece, self.rest) = (next, rest);
         }
     }
 }
+
+/// Bytes of a request: a few lines, since to count bytes takes as many instructions as to ask for them.
+pub(super) const REQUEST: usize = 256;

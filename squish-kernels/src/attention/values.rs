@@ -2,7 +2,10 @@
 
 use fearless_simd::{Simd, prelude::*};
 
-use super::{CHAINS, TILE, tile::Later};
+use super::{
+    CHAINS, TILE,
+    tile::{Later, REQUEST},
+};
 use crate::{
     isa::outlined,
     kv::{KvElement, MOST_PARTS},
@@ -31,7 +34,7 @@ pub(super) fn add_values<S: Simd, E: KvElement, const N: usize>(
         let out = &mut out[row * width..];
         // Only rows that see the same tokens are taken together.
         row += match visible[row..].iter().take_while(|&&n| n == n_tokens).count() {
-            4.. => {
+            4.. if const { most_rows(E::PARTS, N) == 4 } => {
                 columns::<S, E, 4, N>(simd, &values, factors, weights, &mut out[..4 * width], later)
             }
             2.. => {
@@ -48,14 +51,27 @@ struct Values<'a, E> {
     dim: usize,
 }
 
+/// Rows at a time: on vectors of half the width, registers hold no sums of four rows for loads that give four vectors.
+const fn most_rows(n_parts: usize, n: usize) -> usize {
+    match (n, n_parts) {
+        (2, 4) => 2,
+        _ => 4,
+    }
+}
+
 /// Vectors of columns at a time: as many as there are registers for their sums. A row alone has short work with each load.
 const fn at_once(n_rows: usize, n: usize) -> usize {
     match (n, n_rows) {
-        (1, 1) => 8,
-        (1, _) | (_, 1) => 4,
+        (1 | 2, 1) => 8,
+        (1, _) | (2, 2) | (_, 1) => 4,
         (2, _) => 2,
         _ => 1,
     }
+}
+
+/// Tokens whose columns, of so many bytes, are few requests: at least two.
+const fn tokens_of_request(n_bytes: usize) -> usize {
+    if n_bytes < REQUEST / 2 { REQUEST / n_bytes } else { 2 }
 }
 
 /// All columns of `ROWS` rows. Returns their number.
@@ -79,7 +95,7 @@ fn columns<S: Simd, E: KvElement, const ROWS: usize, const N: usize>(
             4 | 8 if n_whole >= 4 => {
                 sums::<S, E, ROWS, 4, N>(simd, values, factors, weights, first, out, later)
             }
-            2 | 4 if n_whole >= 2 => {
+            2 | 4 | 8 if n_whole >= 2 => {
                 sums::<S, E, ROWS, 2, N>(simd, values, factors, weights, first, out, later)
             }
             _ => sums::<S, E, ROWS, 1, N>(simd, values, factors, weights, first, out, later),
@@ -127,12 +143,13 @@ fn sums<S: Simd, E: KvElement, const ROWS: usize, const UNITS: usize, const N: u
             let unit_len = lanes * E::PARTS;
             let (from, n) = (first * unit_len, UNITS * unit_len);
             let mut end = [E::default(); CHAINS * MOST_PARTS];
+            let for_tokens =
+                const { tokens_of_request(UNITS * S::f32s::LEN * E::PARTS * size_of::<E>()) };
             for token in 0..n_tokens {
-                // For two tokens at once: fewer and longer requests.
-                if token % 2 == 0
+                if token % for_tokens == 0
                     && let Some(later) = later
                 {
-                    later.ask_beside_reads(2 * n * size_of::<E>());
+                    later.ask_beside_reads(for_tokens * n * size_of::<E>());
                 }
                 let row = values.rows[token];
                 let columns = if UNITS > 1 || from + n <= row.len() {

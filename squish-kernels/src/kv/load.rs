@@ -5,9 +5,10 @@ use fearless_simd::Level;
 use fearless_simd::{Simd, prelude::*};
 use half::slice::HalfFloatSliceExt;
 
-use super::{E4M3, E5M2, bf16, code, element::sealed::Load, f16};
+use super::{E4M3, E5M2, bf16, element::sealed::Load, f16};
 #[cfg(target_arch = "x86_64")]
 use crate::bytes::same;
+use crate::{float8::Float8, real::bf16_pairs};
 
 /// Most parts of a load.
 pub(crate) const MOST_PARTS: usize = 4;
@@ -27,8 +28,8 @@ impl Load for bf16 {
     /// The even numbers and the odd ones: an instruction for either.
     #[inline(always)]
     fn load<S: Simd>(simd: S, x: &[Self]) -> [S::f32s; MOST_PARTS] {
-        let pairs = S::u16s::from_slice(simd, x.reinterpret_cast()).bitcast::<S::u32s>();
-        let (even, odd) = ((pairs << 16).bitcast(), (pairs & 0xffff_0000).bitcast());
+        let pairs = S::u16s::from_slice(simd, x.reinterpret_cast());
+        let [even, odd] = bf16_pairs::<S>(pairs.bitcast());
         [even, odd, even, odd]
     }
 }
@@ -67,7 +68,7 @@ impl Load for E4M3 {
 
     #[inline(always)]
     fn load<S: Simd>(simd: S, x: &[Self]) -> [S::f32s; MOST_PARTS] {
-        code::load::<S, Self>(simd, bytemuck::cast_slice(x))
+        float8::<S, 4>(simd, bytemuck::cast_slice(x))
     }
 }
 
@@ -76,8 +77,16 @@ impl Load for E5M2 {
 
     #[inline(always)]
     fn load<S: Simd>(simd: S, x: &[Self]) -> [S::f32s; MOST_PARTS] {
-        code::load::<S, Self>(simd, bytemuck::cast_slice(x))
+        float8::<S, 5>(simd, bytemuck::cast_slice(x))
     }
+}
+
+/// Of floats of eight bits: see [`Float8`].
+#[inline(always)]
+fn float8<S: Simd, const EXPONENT: u32>(simd: S, x: &[u8]) -> [S::f32s; MOST_PARTS] {
+    let codes = S::u8s::from_slice(simd, &x[..S::u8s::LEN]);
+    let [[a, b], [c, d]] = Float8::<EXPONENT>::values::<S>(codes);
+    [a, b, c, d]
 }
 
 /// The one vector of a load that gives no more.

@@ -15,7 +15,6 @@ pub use rows::{RowScales, decode_rows_into, encode_rows_into};
 #[doc(hidden)]
 pub use rows::{decode_rows_with, encode_rows_with};
 
-mod code;
 mod convert;
 mod element;
 mod load;

@@ -390,15 +390,17 @@ fn add<S: Simd, C: PairCodes, M: Chain, const N: usize, const K: usize>(
 mod x86 {
     use super::{
         super::pairs::{self, Bf16Dot, halves_into, with_bf16_dot},
-        AT_ONCE, COLUMN_BLOCK, Code, Column, Job, scale,
+        AT_ONCE, COLUMN_BLOCK, Code, Column, Job,
+        float::Float8,
+        scale,
     };
 
     with_bf16_dot! {
         /// The level of AVX-512, and its instruction for pairs of BF16.
         pub(super) fn run(token: Bf16Dot, job: Job<'_>) {
             match job.layout.code() {
-                Code::E4M3 => run_of::<pairs::Float8<4>>(token, job),
-                Code::E5M2 => run_of::<pairs::Float8<5>>(token, job),
+                Code::E4M3 => run_of::<Float8<4>>(token, job),
+                Code::E5M2 => run_of::<Float8<5>>(token, job),
                 _ => run_of::<pairs::Stored>(token, job),
             }
         }

@@ -4,22 +4,15 @@
 //! ([`few_rows_of_codes`] on the widest level, [`tile_of_codes`] on vectors of 256 bits). More rows meet weights that were decoded into `f32`
 //! before ([`tile_into`]), two vectors of outputs at a time.
 
-#[cfg(target_arch = "x86_64")]
-use fearless_simd::Level;
 use fearless_simd::{Simd, prelude::*};
 
 use half::f16;
 
 use super::layout::{BLOCK, Code, PANEL};
-#[cfg(target_arch = "x86_64")]
-use super::pairs;
-#[cfg(target_arch = "x86_64")]
-use crate::bytes::same;
+pub(crate) use crate::float8::Float8;
 use crate::{
-    bytes::zip_bytes,
-    cast::upper_halves,
-    element::{E4M3, E5M2},
     prefetch::{self, Ahead},
+    real::bf16_pairs,
 };
 
 /// Codes of a panel that become `f32` in registers, two inputs of all outputs at a time.
@@ -75,21 +68,11 @@ impl PairCodes for Bf16 {
     fn decode<S: Simd>(simd: S, pair: &[u8], i: usize, _: usize) -> [[S::f32s; 2]; 2] {
         let [first, second] = [2 * i, 2 * i + 1];
         [
-            halves::<S>(f32s(simd, pair, first).bitcast()),
-            halves::<S>(f32s(simd, pair, second).bitcast()),
+            bf16_pairs::<S>(f32s(simd, pair, first).bitcast()),
+            bf16_pairs::<S>(f32s(simd, pair, second).bitcast()),
         ]
     }
 }
-
-/// The `f32` of which each lane holds the upper halves, the first in its lower half.
-#[inline(always)]
-fn halves<S: Simd>(pair: S::u32s) -> [S::f32s; 2] {
-    let upper = S::u32s::splat(pair.token(), 0xffff_0000);
-    [(pair << 16).bitcast(), (pair & upper).bitcast()]
-}
-
-/// 8-bit floats with `EXPONENT` bits of exponent: E4M3 or E5M2.
-pub(crate) struct Float8<const EXPONENT: u32>;
 
 impl<const EXPONENT: u32> PairCodes for Float8<EXPONENT> {
     const PAIR_BYTES: usize = 2 * PANEL;
@@ -102,22 +85,9 @@ impl<const EXPONENT: u32> PairCodes for Float8<EXPONENT> {
         [low, low + quarter]
     }
 
-    /// The widest level looks the bits of BF16 up. The others do as casts do, whose products have no subnormal operands, which take ten cycles
-    /// or more.
     #[inline(always)]
     fn decode<S: Simd>(simd: S, pair: &[u8], i: usize, _: usize) -> [[S::f32s; 2]; 2] {
-        let bytes = S::u8s::from_slice(simd, &pair[i * S::u8s::LEN..][..S::u8s::LEN]);
-        #[cfg(target_arch = "x86_64")]
-        if let Level::Avx512(token) = simd.level() {
-            let [low, high] = pairs::Float8::<EXPONENT>::look_up(token, same(token, bytes));
-            return [halves::<S>(same(simd, low)), halves::<S>(same(simd, high))];
-        }
-        let (lower, upper) = match EXPONENT {
-            4 => upper_halves::<S, E4M3>(bytes),
-            _ => upper_halves::<S, E5M2>(bytes),
-        };
-        let (low, high) = zip_bytes::<S>(lower, upper);
-        [halves::<S>(low.bitcast()), halves::<S>(high.bitcast())]
+        Self::values::<S>(S::u8s::from_slice(simd, &pair[i * S::u8s::LEN..][..S::u8s::LEN]))
     }
 }
 

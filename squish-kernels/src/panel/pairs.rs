@@ -13,6 +13,7 @@ use super::{
 };
 use crate::{
     Isa,
+    float8::Float8,
     prefetch::{self, AHEAD, Ahead},
 };
 
@@ -82,84 +83,25 @@ impl Pairs for Stored {
     }
 }
 
-/// 8-bit floats with `EXPONENT` bits of exponent: the bytes of the BF16 of every code are looked up.
-pub(super) struct Float8<const EXPONENT: u32>;
-
-/// The lower and the upper byte of the BF16 of every code without its sign.
-const fn table(exponent: u32) -> [[u8; 128]; 2] {
-    let mut out = [[0; 128]; 2];
-    let bias = (1 << (exponent - 1)) - 1;
-    let mantissa_bits = 7 - exponent;
-    let mut code = 0_u32;
-    while code < 128 {
-        let (field, mantissa) = (code >> mantissa_bits, code & ((1 << mantissa_bits) - 1));
-        let special = if exponent == 4 { code == 0x7f } else { code >= 0x7c };
-        let bits = if special {
-            // The mantissa of E4M3's NaN is not zero, E5M2's infinity has none.
-            0x7f80 | mantissa << (7 - mantissa_bits)
-        } else if field > 0 {
-            (field + 127 - bias) << 7 | mantissa << (7 - mantissa_bits)
-        } else if mantissa > 0 {
-            // Subnormal: the highest bit of the mantissa becomes the implicit one.
-            let shift = mantissa.leading_zeros() - (31 - mantissa_bits);
-            let normal = (mantissa << shift) & ((1 << mantissa_bits) - 1);
-            (128 - bias - shift) << 7 | normal << (7 - mantissa_bits)
-        } else {
-            0
-        };
-        out[0][code as usize] = bits as u8;
-        out[1][code as usize] = (bits >> 8) as u8;
-        code += 1;
-    }
-    out
-}
-
-impl<const EXPONENT: u32> Float8<EXPONENT> {
-    const TABLE: [[u8; 128]; 2] = table(EXPONENT);
-
-    /// Two inputs of half of the outputs.
-    #[inline(always)]
-    pub(super) fn look_up(token: Avx512, codes: u8x64<Avx512>) -> [u32x16<Avx512>; 2] {
-        interleaved(token, codes.into(), <Self as Pairs>::tables(token))
-    }
-}
-
+/// The bytes of the BF16 of every code are looked up.
 impl<const EXPONENT: u32> Pairs for Float8<EXPONENT> {
     const PAIR_BYTES: usize = 2 * PANEL;
     type Tables = [[__m512i; 2]; 2];
 
     #[inline(always)]
     fn tables(token: Avx512) -> Self::Tables {
-        let [[a, b], [c, d]] = [0, 1].map(|i| [0, 64].map(|at| &Self::TABLE[i][at..at + 64]));
-        [[bytes(token, a), bytes(token, b)], [bytes(token, c), bytes(token, d)]]
+        Self::look_up_tables(token)
     }
 
     #[inline(always)]
     fn decode(token: Avx512, tables: Self::Tables, pair: &[u8], half: usize) -> [__m512i; 2] {
-        let [a, b] = interleaved(token, bytes(token, &pair[half * 64..half * 64 + 64]), tables);
-        [a.into(), b.into()]
+        let codes = u8x64::from_slice(token, &pair[half * 64..half * 64 + 64]);
+        Self::look_up(token, codes, tables).map(
+            #[inline(always)]
+            |pairs| pairs.into(),
+        )
     }
 }
-
-fearless_simd::kernel!(
-    /// Pairs of BF16 of 32 outputs from a half of a pair's codes: the first 16 outputs, and the others.
-    #[inline(always)]
-    fn interleaved(
-        token: Avx512,
-        codes: __m512i,
-        tables: [[__m512i; 2]; 2],
-    ) -> [u32x16<Avx512>; 2] {
-        let [low, high] = tables;
-        let low = _mm512_permutex2var_epi8(low[0], codes, low[1]);
-        let high = _mm512_permutex2var_epi8(high[0], codes, high[1]);
-        // high | (codes & 0x80): the lookup leaves the sign out.
-        let high = _mm512_ternarylogic_epi32::<0xf8>(high, codes, _mm512_set1_epi8(-128));
-        [
-            _mm512_unpacklo_epi8(low, high).simd_into(token),
-            _mm512_unpackhi_epi8(low, high).simd_into(token),
-        ]
-    }
-);
 
 /// As [`super::float::one_row`], with pairs of BF16.
 #[inline(always)]

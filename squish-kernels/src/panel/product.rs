@@ -523,8 +523,9 @@ mod x86 {
     use fearless_simd::Avx2;
 
     use super::{
-        Ahead, Code, DECODED_PAIRS, Job, Native, PANEL, Part, ProductScratch, for_group, for_sums,
-        one_row_of,
+        Ahead, Code, DECODED_PAIRS, Job, Native, PANEL, Part, ProductScratch,
+        float::Float8,
+        for_group, for_sums, one_row_of,
         pairs::{self, Bf16Dot, with_bf16_dot},
         prefetch, quads,
     };
@@ -543,8 +544,8 @@ mod x86 {
         pub(super) fn run_pairs(token: Bf16Dot, job: Job<'_>) {
             match (job.sums.len(), job.layout.code()) {
                 (1, Code::Bf16) => one_row::<pairs::Stored>(token, job),
-                (1, Code::E4M3) => one_row::<pairs::Float8<4>>(token, job),
-                (1, Code::E5M2) => one_row::<pairs::Float8<5>>(token, job),
+                (1, Code::E4M3) => one_row::<Float8<4>>(token, job),
+                (1, Code::E5M2) => one_row::<Float8<5>>(token, job),
                 _ => pair_tiles(token, job),
             }
         }
@@ -591,10 +592,10 @@ mod x86 {
                 let weights = &mut decoded[..part.len / 2];
                 match code {
                     Code::E4M3 => {
-                        pairs::decode_into::<pairs::Float8<4>>(token.level(), codes, weights);
+                        pairs::decode_into::<Float8<4>>(token.level(), codes, weights);
                     }
                     Code::E5M2 => {
-                        pairs::decode_into::<pairs::Float8<5>>(token.level(), codes, weights);
+                        pairs::decode_into::<Float8<5>>(token.level(), codes, weights);
                     }
                     _ => {
                         let offsets = part.group.offsets(layout);
@@ -621,8 +622,8 @@ mod x86 {
                         let sums = sums.first_chunk_mut::<R>().expect("the rows of the tile");
                         let x = tile.words;
                         match code {
-                            Code::E4M3 => pairs::tile_into::<pairs::Float8<4>, R>(token, codes, fetch, &mut ahead, x, sums),
-                            Code::E5M2 => pairs::tile_into::<pairs::Float8<5>, R>(token, codes, fetch, &mut ahead, x, sums),
+                            Code::E4M3 => pairs::tile_into::<Float8<4>, R>(token, codes, fetch, &mut ahead, x, sums),
+                            Code::E5M2 => pairs::tile_into::<Float8<5>, R>(token, codes, fetch, &mut ahead, x, sums),
                             _ => pairs::tile_into::<pairs::Stored, R>(token, codes, fetch, &mut ahead, x, sums),
                         }
                     }, 1 2 3 4 5 6 7 8 9 10 11 12);

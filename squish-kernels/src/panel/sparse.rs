@@ -191,7 +191,9 @@ fn floats_of<S: Simd, C: PairCodes, M: Chain, const N: usize>(simd: S, job: Job<
 #[cfg(target_arch = "x86_64")]
 mod x86 {
     use super::{
-        Code, Job, for_group,
+        Code, Job,
+        float::Float8,
+        for_group,
         pairs::{self, Bf16Dot, with_bf16_dot},
     };
 
@@ -199,8 +201,8 @@ mod x86 {
         /// The level of AVX-512, and its instruction for pairs of BF16.
         pub(super) fn run(token: Bf16Dot, job: Job<'_>) {
             match job.layout.code() {
-                Code::E4M3 => run_of::<pairs::Float8<4>>(token, job),
-                Code::E5M2 => run_of::<pairs::Float8<5>>(token, job),
+                Code::E4M3 => run_of::<Float8<4>>(token, job),
+                Code::E5M2 => run_of::<Float8<5>>(token, job),
                 _ => run_of::<pairs::Stored>(token, job),
             }
         }
