@@ -96,10 +96,8 @@ impl<const EXPONENT: u32> Pairs for Float8<EXPONENT> {
     #[inline(always)]
     fn decode(token: Avx512, tables: Self::Tables, pair: &[u8], half: usize) -> [__m512i; 2] {
         let codes = u8x64::from_slice(token, &pair[half * 64..half * 64 + 64]);
-        Self::look_up(token, codes, tables).map(
-            #[inline(always)]
-            |pairs| pairs.into(),
-        )
+        let [a, b] = Self::look_up(token, codes, tables);
+        [a.into(), b.into()]
     }
 }
 
