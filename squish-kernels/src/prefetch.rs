@@ -3,6 +3,8 @@
 //! A hint, where the architecture has one that is stable in Rust (x86-64), and nothing elsewhere. Requests go along with the loads of a
 //! kernel, a line for a line: many at once fill the queue of outstanding lines and hold up what follows.
 
+use crate::Isa;
+
 /// How far ahead of its reads a kernel that streams weights asks for lines, in bytes: some 200 ns of a core's share of the memory's
 /// bandwidth. Half of it is nearly as good, and a quarter is too near for codes of four bits, whose lines are much work.
 pub(crate) const AHEAD: usize = 8192;
@@ -27,12 +29,38 @@ pub(crate) fn far_lines(bytes: &[u8], ahead: usize) {
     }
 }
 
-/// Asks for the lines [`AHEAD`] of `bytes` in two steps: from memory to the second-level cache, and shortly before they are read to the first.
-/// For kernels with so much work for each line that few loads wait at once.
-#[inline(always)]
-pub(crate) fn lines_in_two_steps(bytes: &[u8]) {
-    far_lines(bytes, AHEAD);
-    lines(bytes, NEAR_AHEAD);
+/// Who sees to it that what is read once, and in order, is there in time.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Stream {
+    /// The kernel asks for it.
+    Asked,
+    /// The CPU alone.
+    Unasked,
+}
+
+impl Stream {
+    /// What is best for a kernel that reads nothing else from memory.
+    pub(crate) const fn of(isa: Isa) -> Self {
+        if isa.reads_ahead() { Self::Unasked } else { Self::Asked }
+    }
+
+    /// Asks for the lines [`AHEAD`] of `bytes`.
+    #[inline(always)]
+    pub(crate) fn lines(self, bytes: &[u8]) {
+        if matches!(self, Self::Asked) {
+            far_lines(bytes, AHEAD);
+        }
+    }
+
+    /// Asks for the lines [`AHEAD`] of `bytes` in two steps: from memory to the second-level cache, and shortly before they are read to the
+    /// first. For kernels with so much work for each line that few loads wait at once.
+    #[inline(always)]
+    pub(crate) fn lines_in_two_steps(self, bytes: &[u8]) {
+        if matches!(self, Self::Asked) {
+            far_lines(bytes, AHEAD);
+            lines(bytes, NEAR_AHEAD);
+        }
+    }
 }
 
 /// Asks for the line with the byte `at` of `bytes`, in them or not, to be brought to the second-level cache.

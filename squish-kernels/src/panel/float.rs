@@ -11,7 +11,7 @@ use half::f16;
 use super::layout::{BLOCK, Code, PANEL};
 pub(crate) use crate::float8::Float8;
 use crate::{
-    prefetch::{self, Ahead},
+    prefetch::{Ahead, Stream},
     real::bf16_pairs,
 };
 
@@ -301,6 +301,7 @@ pub(crate) fn few_rows_of_codes<
     const ROWS: usize,
 >(
     simd: S,
+    stream: Stream,
     codes: &[u8],
     scales: &[f32; PANEL],
     x: &[f32],
@@ -310,7 +311,7 @@ pub(crate) fn few_rows_of_codes<
     let mut acc = load_all::<S, N, ROWS>(simd, sums);
     let inputs = x.as_chunks::<ROWS>().0.as_chunks::<2>().0;
     for (pair, [first, second]) in codes.chunks_exact(C::PAIR_BYTES).zip(inputs) {
-        prefetch::far_lines(pair, prefetch::AHEAD);
+        stream.lines(pair);
         for i in 0..N / 2 {
             let vectors = C::vectors(i, N);
             let weights = C::decode(simd, pair, i, N);

@@ -16,11 +16,7 @@ use super::{
 };
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 use crate::bytes::same;
-use crate::{
-    Isa,
-    bytes::widen_lanes,
-    prefetch::{self, AHEAD},
-};
+use crate::{Isa, bytes::widen_lanes, prefetch::Stream};
 
 /// Steps of four inputs in a block.
 pub(crate) const QUADS: usize = BLOCK / 4;
@@ -201,6 +197,7 @@ pub(crate) trait ByteCodes {
         simd: S,
         by: impl Dot,
         table: Table<S>,
+        stream: Stream,
         block: &[u8],
         i: usize,
         vector: usize,
@@ -219,12 +216,13 @@ impl<const E2M1: bool> ByteCodes for Nibbles<E2M1> {
         simd: S,
         _: impl Dot,
         table: Table<S>,
+        stream: Stream,
         block: &[u8],
         i: usize,
         vector: usize,
     ) -> [S::u8s; 2] {
         let codes = &block[i * 4 * PANEL + vector * S::u8s::LEN..][..S::u8s::LEN];
-        prefetch::far_lines(codes, AHEAD);
+        stream.lines(codes);
         table.halves(S::u8s::from_slice(simd, codes))
     }
 }
@@ -241,6 +239,7 @@ impl<const MX: bool> ByteCodes for Int8<MX> {
         simd: S,
         by: impl Dot,
         _: Table<S>,
+        stream: Stream,
         block: &[u8],
         i: usize,
         vector: usize,
@@ -249,8 +248,8 @@ impl<const MX: bool> ByteCodes for Int8<MX> {
         let bias = S::u8s::splat(simd, if biased(simd, by, Self::CODE) { 0x80 } else { 0 });
         let first = &block[2 * i * 4 * PANEL + vector * S::u8s::LEN..][..S::u8s::LEN];
         let second = &block[(2 * i + 1) * 4 * PANEL + vector * S::u8s::LEN..][..S::u8s::LEN];
-        prefetch::far_lines(first, AHEAD);
-        prefetch::far_lines(second, AHEAD);
+        stream.lines(first);
+        stream.lines(second);
         [S::u8s::from_slice(simd, first) ^ bias, S::u8s::from_slice(simd, second) ^ bias]
     }
 }
@@ -373,6 +372,7 @@ pub(crate) fn one_row<S: Simd, C: ByteCodes, K: BlockScales, const N: usize>(
     by: impl Dot,
     layout: &PanelLayout,
     panel: &[u8],
+    stream: Stream,
     x: Tile<'_>,
     sums: &mut [f32; PANEL],
 ) {
@@ -382,7 +382,7 @@ pub(crate) fn one_row<S: Simd, C: ByteCodes, K: BlockScales, const N: usize>(
     let x_sums = x.sums.chunks_exact(K::PARTS);
     let mut inputs = x.words.as_chunks::<QUADS>().0.iter().zip(x.scales.iter().zip(x_sums));
     for group in layout.groups(panel) {
-        prefetch::far_lines(group.header, AHEAD);
+        stream.lines(group.header);
         let scales = K::decode::<S, N>(simd, group.header);
         let mut offsets = [0; PANEL];
         if K::ZERO {
@@ -407,7 +407,7 @@ pub(crate) fn one_row<S: Simd, C: ByteCodes, K: BlockScales, const N: usize>(
                 // In the order of the bytes.
                 for i in steps::<K>(part) {
                     for v in 0..N {
-                        let w = C::decode(simd, by, table, block, i, v);
+                        let w = C::decode(simd, by, table, stream, block, i, v);
                         sum[v] = dots::<S>(by, C::CODE, sum[v], w, [x[2 * i], x[2 * i + 1]]);
                     }
                 }
@@ -444,13 +444,15 @@ pub(crate) fn rows<S: Simd, C: ByteCodes, K: BlockScales, const N: usize>(
     sums: &mut [[f32; PANEL]],
 ) {
     let lanes = S::f32s::LEN;
+    // Of each block, one vector of outputs is read after the other.
+    let stream = Stream::Asked;
     let table = Table::new(simd, by, C::CODE);
     let mut offsets = [0; PANEL];
     let inputs = x.words.as_chunks::<QUADS>().0.chunks_exact(x.n_rows);
     let x_sums = x.sums.chunks_exact(x.n_rows * K::PARTS);
     let mut inputs = inputs.zip(x.scales.chunks_exact(x.n_rows).zip(x_sums));
     for group in layout.groups(panel) {
-        prefetch::far_lines(group.header, AHEAD);
+        stream.lines(group.header);
         let scales = K::decode::<S, N>(simd, group.header);
         if K::ZERO {
             offsets = start_offsets(simd, by, C::CODE, &group.offsets(layout));
@@ -461,7 +463,7 @@ pub(crate) fn rows<S: Simd, C: ByteCodes, K: BlockScales, const N: usize>(
                 let at = v * lanes..(v + 1) * lanes;
                 let mut w = [S::u8s::splat(simd, 0); QUADS];
                 for i in 0..QUADS / 2 {
-                    [w[2 * i], w[2 * i + 1]] = C::decode(simd, by, table, block, i, v);
+                    [w[2 * i], w[2 * i + 1]] = C::decode(simd, by, table, stream, block, i, v);
                 }
                 let own = S::i32s::from_slice(simd, &offsets[at.clone()]);
                 let of_x = x.iter().zip(x_scales.iter().zip(x_sums.chunks_exact(K::PARTS)));

@@ -14,7 +14,7 @@ use super::{
 use crate::{
     Isa,
     float8::Float8,
-    prefetch::{self, AHEAD, Ahead},
+    prefetch::{self, AHEAD, Ahead, Stream},
 };
 
 /// Shows that the CPU has the level of AVX-512, and prefers its instruction for pairs of BF16.
@@ -212,8 +212,8 @@ pub(super) const fn n_steps(n_rows: usize) -> usize {
     if n_rows <= MOST_ROWS_AT_ONCE { 1 } else { 2 }
 }
 
-/// Adds the products of a group's codes with a tile's pairs of inputs to its sums, and asks for memory: with `fetch` for the codes that follow
-/// shortly, and for what `ahead` says.
+/// Adds the products of a group's codes with a tile's pairs of inputs to its sums, and asks for memory: for the codes that follow shortly as `stream`
+/// says, and for what `ahead` does.
 ///
 /// Of up to six rows all sums are in registers. More meet the outputs in halves: twelve rows have 24 sums, and a step of 24
 /// instructions makes 14 loads.
@@ -221,7 +221,7 @@ pub(super) const fn n_steps(n_rows: usize) -> usize {
 pub(super) fn tile_into<P: Pairs, const ROWS: usize>(
     bf16_dot: Bf16Dot,
     codes: &[u8],
-    fetch: bool,
+    stream: Stream,
     ahead: &mut Ahead<'_>,
     x: &[u32],
     sums: &mut [[f32; PANEL]; ROWS],
@@ -237,9 +237,7 @@ pub(super) fn tile_into<P: Pairs, const ROWS: usize>(
             }
         }
         for (pair, x) in codes.chunks_exact(P::PAIR_BYTES).zip(inputs) {
-            if fetch {
-                prefetch::far_lines(pair, AHEAD);
-            }
+            stream.lines(pair);
             ahead.step();
             let [a, b] = P::decode(token, tables, pair, 0);
             let [c, d] = P::decode(token, tables, pair, 1);
@@ -263,8 +261,8 @@ pub(super) fn tile_into<P: Pairs, const ROWS: usize>(
             acc[row][1] = load(token, &sums[row][high.clone()]);
         }
         for (pair, x) in codes.chunks_exact(P::PAIR_BYTES).zip(inputs) {
-            if fetch && half == 0 {
-                prefetch::far_lines(pair, AHEAD);
+            if half == 0 {
+                stream.lines(pair);
             }
             ahead.step();
             let [a, b] = P::decode(token, tables, pair, half);

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     isa::dispatch,
-    prefetch::{self, Ahead},
+    prefetch::{Ahead, Stream},
 };
 
 /// Rows of decoded weights: 32 KiB, most of which stay in the first-level cache beside the inputs of a tile.
@@ -266,6 +266,7 @@ fn floats_of<S: Simd, const N: usize>(simd: S, job: Job<'_>) {
 fn one_tile<S: Simd, C: PairCodes, M: Chain, const N: usize>(simd: S, job: Job<'_>) {
     let Job { layout, panel, inputs, tiles, scratch, sums } = job;
     let of_group = bytemuck::cast_slice_mut(&mut scratch.of_group);
+    let stream = Stream::of(inputs.plan.isa());
     // Whole groups: nothing is decoded that needs room.
     for part in Part::all(layout, panel, inputs.plan.step(), layout.padded_inputs()) {
         let (codes, scales) = (part.codes(layout), part.group.scales(layout));
@@ -282,7 +283,7 @@ fn one_tile<S: Simd, C: PairCodes, M: Chain, const N: usize>(simd: S, job: Job<'
                 let x = bytemuck::cast_slice(tile.words);
                 with_rows!(tile.n_rows, R => {
                     let sums = sums.first_chunk_mut().expect("the rows of the tile");
-                    float::few_rows_of_codes::<S, C, M, N, R>(simd, codes, &scales, x, sums);
+                    float::few_rows_of_codes::<S, C, M, N, R>(simd, stream, codes, &scales, x, sums);
                 }, 2 3 4 5 6);
             },
         );
@@ -292,6 +293,7 @@ fn one_tile<S: Simd, C: PairCodes, M: Chain, const N: usize>(simd: S, job: Job<'
 #[inline(always)]
 fn one_row<S: Simd, C: PairCodes, M: Chain, const N: usize>(simd: S, job: Job<'_>) {
     let Job { layout, panel, .. } = job;
+    let stream = Stream::of(job.inputs.plan.isa());
     for (group_idx, group) in layout.groups(panel).enumerate() {
         let scales = group.scales(layout);
         let x: &[[f32; 2]] = bytemuck::cast_slice(one_row_of(&job, group_idx).words);
@@ -299,7 +301,7 @@ fn one_row<S: Simd, C: PairCodes, M: Chain, const N: usize>(simd: S, job: Job<'_
         let pairs = codes.zip(x).map(
             #[inline(always)]
             |(pair, x)| {
-                prefetch::lines_in_two_steps(pair);
+                stream.lines_in_two_steps(pair);
                 (pair, *x)
             },
         );
@@ -513,7 +515,10 @@ fn quads_at<S: Simd, C: ByteCodes, K: BlockScales, const N: usize>(
     let Job { layout, panel, inputs, tiles, sums, .. } = job;
     let x = inputs.tile(tiles.start, 0, layout.padded_inputs());
     match sums {
-        [sums] => int::one_row::<S, C, K, N>(simd, by, layout, panel, x, sums),
+        [sums] => {
+            let stream = Stream::of(inputs.plan.isa());
+            int::one_row::<S, C, K, N>(simd, by, layout, panel, stream, x, sums);
+        }
         sums => int::rows::<S, C, K, N>(simd, by, layout, panel, x, sums),
     }
 }
@@ -523,11 +528,11 @@ mod x86 {
     use fearless_simd::Avx2;
 
     use super::{
-        Ahead, Code, DECODED_PAIRS, Job, Native, PANEL, Part, ProductScratch,
+        Ahead, Code, DECODED_PAIRS, Job, Native, PANEL, Part, ProductScratch, Stream,
         float::Float8,
         for_group, for_sums, one_row_of,
         pairs::{self, Bf16Dot, with_bf16_dot},
-        prefetch, quads,
+        quads,
     };
 
     /// The level of AVX2, and AVX-VNNI. All features of the level are named: a function that has fewer does not inline the SIMD library's
@@ -555,12 +560,13 @@ mod x86 {
     #[inline(always)]
     fn one_row<P: pairs::Pairs>(token: Bf16Dot, job: Job<'_>) {
         let Job { layout, panel, .. } = job;
+        let stream = Stream::of(job.inputs.plan.isa());
         for (group_idx, group) in layout.groups(panel).enumerate() {
             let x = one_row_of(&job, group_idx).words;
             let pairs = group.codes.chunks_exact(P::PAIR_BYTES).zip(x).map(
                 #[inline(always)]
                 |(pair, &x)| {
-                    prefetch::lines_in_two_steps(pair);
+                    stream.lines_in_two_steps(pair);
                     (pair, x)
                 },
             );
@@ -605,7 +611,13 @@ mod x86 {
                 }
                 (code, codes) = (Code::Bf16, bytemuck::cast_slice(weights));
             }
-            let fetch = is_one && code == layout.code();
+            let stream = match layout.code() {
+                Code::Bf16 if is_one && pairs::n_steps(sums.len()) == 1 => {
+                    Stream::of(inputs.plan.isa())
+                }
+                own if is_one && own == code => Stream::Asked,
+                _ => Stream::Unasked,
+            };
             let n_steps = tiles.clone().map(|idx| pairs::n_steps(inputs.plan.tile(idx).len()));
             let mut ahead = if is_one { Ahead::NOTHING } else { part.ahead(layout, n_steps.sum()) };
             for_sums(
@@ -622,9 +634,9 @@ mod x86 {
                         let sums = sums.first_chunk_mut::<R>().expect("the rows of the tile");
                         let x = tile.words;
                         match code {
-                            Code::E4M3 => pairs::tile_into::<Float8<4>, R>(token, codes, fetch, &mut ahead, x, sums),
-                            Code::E5M2 => pairs::tile_into::<Float8<5>, R>(token, codes, fetch, &mut ahead, x, sums),
-                            _ => pairs::tile_into::<pairs::Stored, R>(token, codes, fetch, &mut ahead, x, sums),
+                            Code::E4M3 => pairs::tile_into::<Float8<4>, R>(token, codes, stream, &mut ahead, x, sums),
+                            Code::E5M2 => pairs::tile_into::<Float8<5>, R>(token, codes, stream, &mut ahead, x, sums),
+                            _ => pairs::tile_into::<pairs::Stored, R>(token, codes, stream, &mut ahead, x, sums),
                         }
                     }, 1 2 3 4 5 6 7 8 9 10 11 12);
                 },
