@@ -41,7 +41,7 @@ use crate::{
 };
 
 use scores::Keys;
-use tile::{Kind, PIECES};
+use tile::Kind;
 pub use tile::{Part, Tile};
 
 /// Most tokens of a tile.
@@ -242,13 +242,7 @@ fn run<S: Simd, E: KvElement, const N: usize>(
     let mut rows = [&[][..]; TILE];
     tile.rows_into(Kind::Keys, &mut rows);
     let keys = Keys { rows: &rows, n_tokens, dim: key_dim };
-    // Filled only where they are needed: 3 KiB, which a short call would notice.
-    let mut pieces;
-    let mut later = None;
-    if let Some(next_tile) = tile.ahead {
-        pieces = [&[][..]; PIECES];
-        later = Some(tile.later(next_tile, &mut pieces));
-    }
+    let mut later = tile.ahead.map(|next_tile| tile.later(next_tile));
     scores::scores_into::<S, E, N>(simd, &keys, queries.rows, scores, &mut later);
     tile.rows_into(Kind::Values, &mut rows);
     let width = states.values.len() / scores.len();
@@ -268,7 +262,6 @@ fn run<S: Simd, E: KvElement, const N: usize>(
                     &mut scores[first..end],
                     &mut states.maxima[first..end],
                     &mut states.sums[first..end],
-                    later,
                 )
             },
         );

@@ -29,7 +29,7 @@ pub(super) fn scores_into<S: Simd, E: KvElement, const N: usize>(
     keys: &Keys<'_, E>,
     queries: &[f32],
     scores: &mut [[f32; TILE]],
-    later: &mut Option<Later<'_, '_>>,
+    later: &mut Option<Later<'_, E>>,
 ) {
     const SIDE: usize = SIDE_BY_SIDE;
     let width = queries.len() / scores.len();
@@ -75,7 +75,7 @@ fn block<
     keys: &Keys<'_, E>,
     queries: &[f32],
     scores: &mut [[f32; TILE]],
-    later: &mut Option<Later<'_, '_>>,
+    later: &mut Option<Later<'_, E>>,
 ) -> usize {
     outlined(
         simd,
@@ -147,7 +147,7 @@ fn chains<S: Simd, E: KvElement, const ROWS: usize, const SIDE: usize, const WID
     dim: usize,
     vector: usize,
     at_once: usize,
-    later: &mut Option<Later<'_, '_>>,
+    later: &mut Option<Later<'_, E>>,
 ) -> [[[S::f32s; WIDTH]; SIDE]; ROWS] {
     let block = CHAINS * E::PARTS;
     let n_blocks = dim / block;
@@ -162,7 +162,7 @@ fn chains<S: Simd, E: KvElement, const ROWS: usize, const SIDE: usize, const WID
         // What does not fill all is taken one by one.
         let n = if i + at_once <= n_blocks { at_once } else { 1 };
         if let Some(later) = later {
-            later.ask_beside_reads(SIDE * n * block * size_of::<E>());
+            later.ask(SIDE * n * block * size_of::<E>());
         }
         let part = i * block..(i + n) * block;
         let mut of_rows = [&rows[0][0][..0]; ROWS];
@@ -191,7 +191,7 @@ fn chains<S: Simd, E: KvElement, const ROWS: usize, const SIDE: usize, const WID
     }
     if whole < dim {
         if let Some(later) = later {
-            later.ask_beside_reads(SIDE * (dim - whole) * size_of::<E>());
+            later.ask(SIDE * (dim - whole) * size_of::<E>());
         }
         let mut of_rows = [&rows[0][0][..0]; ROWS];
         for r in 0..ROWS {

@@ -66,10 +66,18 @@ impl<'a, E: KvElement> Tile<'a, E> {
     pub(super) fn rows_into(&self, kind: Kind, rows: &mut [&'a [E]; TILE]) {
         let (dim, mut n) = (self.dims[kind as usize], 0);
         for part in self.parts {
-            let (mut rest, stride) = part.rows(kind);
-            for row in &mut rows[n..n + part.n_tokens] {
-                *row = &rest[..dim];
-                rest = rest.get(stride..).unwrap_or_default();
+            let (data, stride) = part.rows(kind);
+            let of_part = &mut rows[n..n + part.n_tokens];
+            if stride == dim && dim > 0 {
+                for (row, own) in of_part.iter_mut().zip(data.chunks_exact(dim)) {
+                    *row = own;
+                }
+            } else {
+                let mut rest = data;
+                for row in of_part {
+                    *row = &rest[..dim];
+                    rest = rest.get(stride..).unwrap_or_default();
+                }
             }
             n += part.n_tokens;
         }
@@ -79,41 +87,23 @@ impl<'a, E: KvElement> Tile<'a, E> {
         }
     }
 
-    /// What to ask for while this tile is attended to: what is read somewhat later, the keys of the next tile included. `pieces` is room for
-    /// it.
+    /// What to ask for while this tile is attended to: what is read somewhat later, the keys of the next tile included.
     #[inline(always)]
-    pub(super) fn later<'p>(
-        &self,
-        next_tile: &'a [Part<'a, E>],
-        pieces: &'p mut [&'a [u8]; PIECES],
-    ) -> Later<'p, 'a> {
-        let mut n = 0;
-        for (parts, kind, mut skipped) in [
-            (self.parts, Kind::Keys, FETCHED),
-            (self.parts, Kind::Values, 0),
-            (next_tile, Kind::Keys, 0),
-        ] {
-            let dim = self.dims[kind as usize];
-            for part in parts {
-                let (data, stride) = part.rows(kind);
-                // Pieces are as long as rows lie one behind the other.
-                let (n_pieces, n_rows) =
-                    if stride == dim { (1, part.n_tokens) } else { (part.n_tokens, 1) };
-                for first in (0..n_pieces).map(|i| i * stride) {
-                    let bytes = E::as_bytes(&data[first..first + n_rows * dim]);
-                    let here = skipped.min(bytes.len());
-                    skipped -= here;
-                    if here < bytes.len()
-                        && let Some(piece) = pieces.get_mut(n)
-                    {
-                        *piece = &bytes[here..];
-                        n += 1;
-                    }
-                }
-            }
+    pub(super) fn later(&self, next_tile: &'a [Part<'a, E>]) -> Later<'a, E> {
+        let pieces =
+            |parts, kind: Kind| Pieces { parts, kind, dim: self.dims[kind as usize], taken: 0 };
+        let keys = pieces(self.parts, Kind::Keys);
+        let rest = [keys, pieces(self.parts, Kind::Values), pieces(next_tile, Kind::Keys)];
+        let mut later = Later { piece: &[], rest, owed: 0 };
+        let mut skipped = FETCHED;
+        while skipped > 0
+            && let Some(piece) = later.rest[0].next()
+        {
+            let here = skipped.min(piece.len());
+            later.piece = &piece[here..];
+            skipped -= here;
         }
-        let tile_bytes = self.n_tokens() * (self.dims[0] + self.dims[1]) * size_of::<E>();
-        Later { piece: &[], rest: &pieces[..n], owed: 0, tile_bytes }
+        later
     }
 }
 
@@ -130,40 +120,47 @@ impl<'a, E> Part<'a, E> {
 /// Bytes between what is read and what is asked for.
 const FETCHED: usize = 16384;
 
-/// Most pieces of a tile's keys and values and the next one's keys: a row each.
-pub(super) const PIECES: usize = 3 * TILE;
-
-/// Memory to ask for, in the order in which it is read.
-pub(super) struct Later<'p, 'a> {
-    /// What is left of the present piece.
-    piece: &'a [u8],
-    rest: &'p [&'a [u8]],
-    /// Bytes that are to be asked for.
-    owed: usize,
-    /// Bytes of the keys and values of the tile that is attended to.
-    tile_bytes: usize,
+/// Rows of parts, in pieces as long as they lie one behind the other.
+struct Pieces<'a, E> {
+    /// Those that are not over.
+    parts: &'a [Part<'a, E>],
+    kind: Kind,
+    dim: usize,
+    /// Rows of the first part that were taken.
+    taken: usize,
 }
 
-/// Of the bytes of a tile so many parts of four are asked for along with its scores and values. The rest is asked for while weights are made
-/// in between, which read nothing: the memory is never idle.
-const BESIDE_READS: usize = 3;
+impl<'a, E: KvElement> Iterator for Pieces<'a, E> {
+    type Item = &'a [u8];
 
-impl Later<'_, '_> {
-    /// Asks along with scores or values of so many bytes.
     #[inline(always)]
-    pub(super) fn ask_beside_reads(&mut self, n_bytes: usize) {
-        self.ask(n_bytes / 4 * BESIDE_READS);
+    fn next(&mut self) -> Option<&'a [u8]> {
+        let (part, rest) = self.parts.split_first()?;
+        let (data, stride) = part.rows(self.kind);
+        let first = self.taken * stride;
+        let n_rows = if stride == self.dim { part.n_tokens } else { 1 };
+        self.taken += n_rows;
+        if self.taken == part.n_tokens {
+            (self.parts, self.taken) = (rest, 0);
+        }
+        Some(E::as_bytes(&data[first..first + n_rows * self.dim]))
     }
+}
 
-    /// Asks along with the weights of one of `n_rows` rows.
-    #[inline(always)]
-    pub(super) fn ask_beside_weights(&mut self, n_rows: usize) {
-        self.ask(self.tile_bytes / 4 * (4 - BESIDE_READS) / n_rows);
-    }
+/// Memory to ask for, in the order in which it is read.
+pub(super) struct Later<'a, E> {
+    /// What is left of the present piece.
+    piece: &'a [u8],
+    /// What comes then: the tile's keys and values, and the keys of the next one.
+    rest: [Pieces<'a, E>; 3],
+    /// Bytes that are to be asked for.
+    owed: usize,
+}
 
+impl<'a, E: KvElement> Later<'a, E> {
     /// Asks for the next `n_bytes`, where there are as many, as soon as they make whole requests.
     #[inline(always)]
-    fn ask(&mut self, n_bytes: usize) {
+    pub(super) fn ask(&mut self, n_bytes: usize) {
         self.owed += n_bytes;
         while self.owed >= REQUEST {
             if let Some((here, rest)) = self.piece.split_first_chunk::<REQUEST>() {
@@ -173,13 +170,19 @@ impl Later<'_, '_> {
                 continue;
             }
             prefetch::far_lines(self.piece, 0);
-            let Some((next, rest)) = self.rest.split_first() else {
+            let Some(next) = self.next_piece() else {
                 (self.piece, self.owed) = (&[], 0);
                 return;
             };
             self.owed -= self.piece.len();
-            (self.piece, self.rest) = (next, rest);
+            self.piece = next;
         }
+    }
+
+    /// Inlined, though rarely needed: around a call kernels would keep their sums in memory.
+    #[inline(always)]
+    fn next_piece(&mut self) -> Option<&'a [u8]> {
+        self.rest.iter_mut().find_map(Iterator::next)
     }
 }
 

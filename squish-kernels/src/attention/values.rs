@@ -21,7 +21,7 @@ pub(super) fn add_values<S: Simd, E: KvElement, const N: usize>(
     factors: &[f32],
     weights: &[[f32; TILE]],
     out: &mut [f32],
-    later: &mut Option<Later<'_, '_>>,
+    later: &mut Option<Later<'_, E>>,
 ) {
     let width = out.len() / visible.len();
     let mut row = 0;
@@ -82,7 +82,7 @@ fn columns<S: Simd, E: KvElement, const ROWS: usize, const N: usize>(
     factors: &[f32],
     weights: &[[f32; TILE]],
     out: &mut [f32],
-    later: &mut Option<Later<'_, '_>>,
+    later: &mut Option<Later<'_, E>>,
 ) -> usize {
     let unit = S::f32s::LEN * E::PARTS;
     let (n_units, mut first) = (values.dim.div_ceil(unit), 0);
@@ -113,7 +113,7 @@ fn sums<S: Simd, E: KvElement, const ROWS: usize, const UNITS: usize, const N: u
     weights: &[[f32; TILE]],
     first: usize,
     out: &mut [f32],
-    later: &mut Option<Later<'_, '_>>,
+    later: &mut Option<Later<'_, E>>,
 ) -> usize {
     outlined(
         simd,
@@ -149,7 +149,7 @@ fn sums<S: Simd, E: KvElement, const ROWS: usize, const UNITS: usize, const N: u
                 if token % for_tokens == 0
                     && let Some(later) = later
                 {
-                    later.ask_beside_reads(for_tokens * n * size_of::<E>());
+                    later.ask(for_tokens * n * size_of::<E>());
                 }
                 let row = values.rows[token];
                 let columns = if UNITS > 1 || from + n <= row.len() {

@@ -4,7 +4,7 @@
 use fearless_simd::Level;
 use fearless_simd::{Simd, prelude::*};
 
-use super::{CHAINS, Queries, ROWS_AT_ONCE, TILE, Tile, sum_of_chains, tile::Later};
+use super::{CHAINS, Queries, ROWS_AT_ONCE, TILE, Tile, sum_of_chains};
 #[cfg(target_arch = "x86_64")]
 use crate::bytes::same;
 use crate::{exp::exp_normal_lanes, kv::KvElement, soft_cap::soft_cap_lanes};
@@ -22,7 +22,6 @@ pub(super) fn weigh<S: Simd, E: KvElement, const N: usize>(
     scores: &mut [[f32; TILE]],
     maxima: &mut [f32],
     sums: &mut [f32],
-    later: &mut Option<Later<'_, '_>>,
 ) -> [f32; ROWS_AT_ONCE] {
     // The factors of all rows are one vector.
     const { assert!(S::f32s::LEN >= ROWS_AT_ONCE) };
@@ -43,11 +42,7 @@ pub(super) fn weigh<S: Simd, E: KvElement, const N: usize>(
         *max = new_max;
     }
     let factors = exp_normal_lanes(simd, rises);
-    let n_rows = scores.len();
     for (row, ((scores, max), sum)) in scores.iter_mut().zip(&*maxima).zip(sums).enumerate() {
-        if let Some(later) = later {
-            later.ask_beside_weights(n_rows);
-        }
         let used = visible[row].next_multiple_of(CHAINS);
         let mut chains = [splat(0.0); N];
         for (i, weights) in scores[..used].chunks_exact_mut(lanes).enumerate() {
