@@ -212,8 +212,8 @@ pub(super) const fn n_steps(n_rows: usize) -> usize {
     if n_rows <= MOST_ROWS_AT_ONCE { 1 } else { 2 }
 }
 
-/// Adds the products of a group's codes with a tile's pairs of inputs to its sums, and asks for memory: for the codes that follow shortly as `stream`
-/// says, and for what `ahead` does.
+/// Adds the products of a group's codes with a tile's pairs of inputs to its sums, and asks for memory: for the codes that follow shortly as
+/// `stream` says, and for what `ahead` does.
 ///
 /// Of up to six rows all sums are in registers. More meet the outputs in halves: twelve rows have 24 sums, and a step of 24
 /// instructions makes 14 loads.
