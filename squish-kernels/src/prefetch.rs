@@ -2,6 +2,7 @@
 //!
 //! A hint, where the architecture has one that is stable in Rust (x86-64), and nothing elsewhere. Requests go along with the loads of a
 //! kernel, a line for a line: many at once fill the queue of outstanding lines and hold up what follows.
+//! Some CPUs read streams faster without: [`Stream`].
 
 use crate::Isa;
 
