@@ -208,16 +208,17 @@ pub fn columns_into(
     let n_scales = if layout.is_scaled() { sums.len() } else { 0 };
     assert_eq!(scales.len(), n_scales, "columns: scales");
     sums.fill([0.0; COLUMN_BLOCK]);
-    let job = Job { layout, columns, live: &live.columns, scales, first_block, sums };
+    let n_blocks = sums.len();
+    let job = Job { layout, columns, live: &live.columns, scales, first_block, n_blocks };
     #[cfg(target_arch = "x86_64")]
     if activation == Activation::Bf16
         && let Some(token) = Bf16Dot::of(isa)
     {
         // SAFETY: the token shows that the CPU has the features.
-        unsafe { x86::run(token, job) }
+        unsafe { x86::run(token, job, sums) }
         return;
     }
-    dispatch!(isa.token(), simd => run(simd, job));
+    dispatch!(isa.token(), simd => run(simd, job, sums));
 }
 
 struct Job<'a> {
@@ -226,7 +227,7 @@ struct Job<'a> {
     live: &'a [LiveColumn],
     scales: &'a [[f32; COLUMN_BLOCK]],
     first_block: usize,
-    sums: &'a mut [[f32; COLUMN_BLOCK]],
+    n_blocks: usize,
 }
 
 impl<'a> Job<'a> {
@@ -236,35 +237,29 @@ impl<'a> Job<'a> {
         let block_bytes = self.layout.block_bytes();
         let start = live.input as usize * self.layout.column_bytes();
         let start = start + self.first_block * block_bytes;
-        &self.columns[start..start + self.sums.len() * block_bytes]
+        &self.columns[start..start + self.n_blocks * block_bytes]
     }
 
-    /// Calls `add` for as many columns at once as there are, `several` for most of them and `one` for the last ones.
+    /// Calls `several` for as many columns at once as there are, and `one` for the last ones.
     #[inline(always)]
     fn for_columns(
-        self,
-        mut several: impl FnMut(&Self, [Column<'a>; AT_ONCE], &mut [[f32; COLUMN_BLOCK]]),
-        mut one: impl FnMut(&Self, [Column<'a>; 1], &mut [[f32; COLUMN_BLOCK]]),
+        &self,
+        sums: &mut [[f32; COLUMN_BLOCK]],
+        several: impl Fn([Column<'a>; AT_ONCE], &mut [[f32; COLUMN_BLOCK]]),
+        one: impl Fn([Column<'a>; 1], &mut [[f32; COLUMN_BLOCK]]),
     ) {
-        let mut job = self;
-        let live = job.live;
-        let (batches, rest) = live.as_chunks::<AT_ONCE>();
-        for (i, batch) in batches.iter().enumerate() {
-            let next = live.get((i + 1) * AT_ONCE..).unwrap_or_default();
+        let mut following = self.live;
+        while let Some((batch, rest)) = following.split_first_chunk::<AT_ONCE>() {
+            following = rest;
             let mut columns = [Column::default(); AT_ONCE];
             for (k, &live) in batch.iter().enumerate() {
-                let ahead = next.get(k).map_or(&[][..], |&next| job.codes(next));
-                columns[k] = Column { codes: job.codes(live), ahead, x: live.x };
+                let ahead = following.get(k).map_or(&[][..], |&next| self.codes(next));
+                columns[k] = Column { codes: self.codes(live), ahead, x: live.x };
             }
-            let sums = std::mem::take(&mut job.sums);
-            several(&job, columns, sums);
-            job.sums = sums;
+            several(columns, sums);
         }
-        for &live in rest {
-            let column = Column { codes: job.codes(live), ahead: &[], x: live.x };
-            let sums = std::mem::take(&mut job.sums);
-            one(&job, [column], sums);
-            job.sums = sums;
+        for &live in following {
+            one([Column { codes: self.codes(live), ahead: &[], x: live.x }], sums);
         }
     }
 }
@@ -279,10 +274,9 @@ struct Column<'a> {
 }
 
 impl<'a> Column<'a> {
-    /// The codes of a block, while what is read next is asked for.
+    /// Some codes, while as many of what is read next are asked for.
     #[inline(always)]
-    fn block(&self, idx: usize, n_bytes: usize) -> &'a [u8] {
-        let at = idx * n_bytes;
+    fn codes(&self, at: usize, n_bytes: usize) -> &'a [u8] {
         for line in (at..at + n_bytes).step_by(64) {
             if line < self.ahead.len() {
                 prefetch::far_line_at(self.ahead, line);
@@ -293,36 +287,39 @@ impl<'a> Column<'a> {
 }
 
 #[inline(always)]
-fn run<S: Simd>(simd: S, job: Job<'_>) {
+fn run<S: Simd>(simd: S, job: Job<'_>, sums: &mut [[f32; COLUMN_BLOCK]]) {
     match S::f32s::LEN {
-        16 => floats::<S, 4>(simd, job),
-        8 => floats::<S, 8>(simd, job),
-        _ => floats::<S, 16>(simd, job),
+        16 => floats::<S, 4>(simd, job, sums),
+        8 => floats::<S, 8>(simd, job, sums),
+        _ => floats::<S, 16>(simd, job, sums),
     }
 }
 
 #[inline(always)]
-fn floats<S: Simd, const N: usize>(simd: S, job: Job<'_>) {
+fn floats<S: Simd, const N: usize>(simd: S, job: Job<'_>, sums: &mut [[f32; COLUMN_BLOCK]]) {
     let layout = &job.layout.block;
     with_codes!(
         layout,
-        C, M => floats_of::<S, C, M, N>(simd, job),
+        C, M => floats_of::<S, C, M, N>(simd, job, sums),
         _ => unreachable!("there is no such layout")
     );
 }
 
 #[inline(always)]
-fn floats_of<S: Simd, C: PairCodes, M: Chain, const N: usize>(simd: S, mut job: Job<'_>) {
-    let (scales, sums) = (job.scales, std::mem::take(&mut job.sums));
-    let job = Job { sums: &mut *sums, ..job };
+fn floats_of<S: Simd, C: PairCodes, M: Chain, const N: usize>(
+    simd: S,
+    job: Job<'_>,
+    sums: &mut [[f32; COLUMN_BLOCK]],
+) {
     job.for_columns(
+        sums,
         #[inline(always)]
-        |job, columns, sums| add::<S, C, M, N, AT_ONCE>(simd, job.scales, columns, sums),
+        |columns, sums| add::<S, C, M, N, AT_ONCE>(simd, job.scales, columns, sums),
         #[inline(always)]
-        |job, columns, sums| add::<S, C, M, N, 1>(simd, job.scales, columns, sums),
+        |columns, sums| add::<S, C, M, N, 1>(simd, job.scales, columns, sums),
     );
     if !M::SCALED {
-        scale(simd, scales, sums);
+        scale(simd, job.scales, sums);
     }
 }
 
@@ -355,7 +352,7 @@ fn add<S: Simd, C: PairCodes, M: Chain, const N: usize, const K: usize>(
         let sums = &mut sums[b];
         let codes = columns.map(
             #[inline(always)]
-            |column| column.block(b, C::PAIR_BYTES),
+            |column| column.codes(b * C::PAIR_BYTES, C::PAIR_BYTES),
         );
         for i in 0..N / 2 {
             let vectors = C::vectors(i, N);
@@ -388,8 +385,15 @@ fn add<S: Simd, C: PairCodes, M: Chain, const N: usize, const K: usize>(
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
+    use core::arch::x86_64::*;
+
+    use fearless_simd::{Avx512, f32x16, kernel, prelude::*, u32x16};
+
     use super::{
-        super::pairs::{self, Bf16Dot, halves_into, with_bf16_dot},
+        super::{
+            layout::PANEL,
+            pairs::{self, Bf16Dot, dot, load, store, with_bf16_dot, zero},
+        },
         AT_ONCE, COLUMN_BLOCK, Code, Column, Job,
         float::Float8,
         scale,
@@ -397,44 +401,99 @@ mod x86 {
 
     with_bf16_dot! {
         /// The level of AVX-512, and its instruction for pairs of BF16.
-        pub(super) fn run(token: Bf16Dot, job: Job<'_>) {
+        pub(super) fn run(token: Bf16Dot, job: Job<'_>, sums: &mut [[f32; COLUMN_BLOCK]]) {
             match job.layout.code() {
-                Code::E4M3 => run_of::<Float8<4>>(token, job),
-                Code::E5M2 => run_of::<Float8<5>>(token, job),
-                _ => run_of::<pairs::Stored>(token, job),
+                Code::E4M3 => run_of::<Float8<4>>(token, job, sums),
+                Code::E5M2 => run_of::<Float8<5>>(token, job, sums),
+                _ => run_of::<pairs::Stored>(token, job, sums),
             }
         }
     }
 
     #[inline(always)]
-    fn run_of<P: pairs::Pairs>(token: Bf16Dot, mut job: Job<'_>) {
-        let (scales, sums) = (job.scales, std::mem::take(&mut job.sums));
-        let job = Job { sums: &mut *sums, ..job };
+    fn run_of<P: pairs::Pairs>(token: Bf16Dot, job: Job<'_>, sums: &mut [[f32; COLUMN_BLOCK]]) {
         job.for_columns(
+            sums,
             #[inline(always)]
-            |_, columns, sums| add::<P, AT_ONCE>(token, columns, sums),
+            |columns, sums| add::<P, AT_ONCE>(token, columns, sums),
             #[inline(always)]
-            |_, columns, sums| add::<P, 1>(token, columns, sums),
+            |columns, sums| add::<P, 1>(token, columns, sums),
         );
-        scale(token.level(), scales, sums);
+        unzip(token, sums);
+        scale(token.level(), job.scales, sums);
     }
 
+    /// The vectors of a block's sums that [`pairs::Pairs::zip`] has the weights of, by half of the codes: two of each half of the block.
+    const VECTORS: [[usize; 4]; 2] = [[0, PANEL, 16, PANEL + 16], [32, PANEL + 32, 48, PANEL + 48]];
+
+    /// Adds the products of `K` columns, one after another, two in an instruction. An odd one has zeros beside it.
     #[inline(always)]
     fn add<P: pairs::Pairs, const K: usize>(
-        token: Bf16Dot,
+        bf16_dot: Bf16Dot,
         columns: [Column<'_>; K],
         sums: &mut [[f32; COLUMN_BLOCK]],
     ) {
-        let x = columns.map(
-            #[inline(always)]
-            |column| column.x,
-        );
+        let token = bf16_dot.level();
+        let (tables, half_bytes) = (P::tables(token), P::PAIR_BYTES / 2);
         for b in 0..sums.len() {
-            let codes = columns.map(
-                #[inline(always)]
-                |column| column.block(b, P::PAIR_BYTES),
-            );
-            halves_into::<P, K>(token, codes, x, &mut sums[b]);
+            for half in 0..2 {
+                let at = VECTORS[half];
+                let mut acc = [zero(token); 4];
+                for v in 0..4 {
+                    acc[v] = load(token, &sums[b][at[v]..at[v] + 16]);
+                }
+                let start = b * P::PAIR_BYTES + half * half_bytes;
+                for k in (0..K).step_by(2) {
+                    let first = columns[k].codes(start, half_bytes);
+                    let (second, x) = match columns.get(k + 1) {
+                        Some(second) => (second.codes(start, half_bytes), second.x),
+                        None => (&[0; 2 * PANEL][..half_bytes], 0),
+                    };
+                    let weights = P::zip(token, tables, [first, second]);
+                    let x = u32x16::splat(token, columns[k].x << 16 | x).into();
+                    for v in 0..4 {
+                        acc[v] = dot(bf16_dot, acc[v], weights[v], x);
+                    }
+                }
+                for v in 0..4 {
+                    store(token, acc[v], &mut sums[b][at[v]..at[v] + 16]);
+                }
+            }
         }
     }
+
+    /// Brings sums in the order of the outputs.
+    #[inline(always)]
+    fn unzip(bf16_dot: Bf16Dot, sums: &mut [[f32; COLUMN_BLOCK]]) {
+        let token = bf16_dot.level();
+        for sums in sums {
+            for [a, b, c, d] in VECTORS {
+                for [a, b] in [[a, b], [c, d]] {
+                    let [low, high] = [a, b].map(
+                        #[inline(always)]
+                        |at| f32x16::from_slice(token, &sums[at..at + 16]),
+                    );
+                    let [even, odd] = unzip_lanes(token, low, high);
+                    even.store_slice(&mut sums[a..a + 16]);
+                    odd.store_slice(&mut sums[b..b + 16]);
+                }
+            }
+        }
+    }
+
+    kernel!(
+        /// Even lanes and odd ones, within each block.
+        #[inline(always)]
+        fn unzip_lanes(
+            token: Avx512,
+            low: f32x16<Avx512>,
+            high: f32x16<Avx512>,
+        ) -> [f32x16<Avx512>; 2] {
+            let (low, high) = (low.into(), high.into());
+            [
+                _mm512_shuffle_ps::<0b10_00_10_00>(low, high).simd_into(token),
+                _mm512_shuffle_ps::<0b11_01_11_01>(low, high).simd_into(token),
+            ]
+        }
+    );
 }

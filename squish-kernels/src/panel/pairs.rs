@@ -13,6 +13,7 @@ use super::{
 };
 use crate::{
     Isa,
+    bytes::{zip_bytes, zip_words},
     float8::Float8,
     prefetch::{self, AHEAD, Ahead, Stream},
 };
@@ -64,6 +65,10 @@ pub(super) trait Pairs {
 
     /// Two inputs of half of the outputs.
     fn decode(token: Avx512, tables: Self::Tables, pair: &[u8], half: usize) -> [__m512i; 2];
+
+    /// Pairs of what stands at the same place in halves of two others, the second ones in front. Within each block of sixteen bytes of a
+    /// half's BF16, those of its lower half are in one vector and those of its upper in the next.
+    fn zip(token: Avx512, tables: Self::Tables, halves: [&[u8]; 2]) -> [__m512i; 4];
 }
 
 /// BF16 as it is.
@@ -80,6 +85,21 @@ impl Pairs for Stored {
     fn decode(token: Avx512, (): (), pair: &[u8], half: usize) -> [__m512i; 2] {
         let pair = &pair[half * 2 * PANEL..(half + 1) * 2 * PANEL];
         [bytes(token, &pair[..64]), bytes(token, &pair[64..])]
+    }
+
+    #[inline(always)]
+    fn zip(token: Avx512, (): (), halves: [&[u8]; 2]) -> [__m512i; 4] {
+        let [(a, b), (c, d)] = [0, 64].map(
+            #[inline(always)]
+            |at| {
+                let [first, second] = halves.map(
+                    #[inline(always)]
+                    |half| u8x64::from_slice(token, &half[at..at + 64]).bitcast(),
+                );
+                zip_words::<Avx512>(second, first)
+            },
+        );
+        [a.into(), b.into(), c.into(), d.into()]
     }
 }
 
@@ -98,6 +118,19 @@ impl<const EXPONENT: u32> Pairs for Float8<EXPONENT> {
         let codes = u8x64::from_slice(token, &pair[half * 64..half * 64 + 64]);
         let [a, b] = Self::look_up(token, codes, tables);
         [a.into(), b.into()]
+    }
+
+    #[inline(always)]
+    fn zip(token: Avx512, tables: Self::Tables, halves: [&[u8]; 2]) -> [__m512i; 4] {
+        let [first, second] = halves.map(
+            #[inline(always)]
+            |half| u8x64::from_slice(token, half),
+        );
+        // Interleaved before they are looked up: the lookup interleaves once more, bytes of the same BF16.
+        let (low, high) = zip_bytes::<Avx512>(second, first);
+        let [a, b] = Self::look_up(token, low, tables);
+        let [c, d] = Self::look_up(token, high, tables);
+        [a.into(), b.into(), c.into(), d.into()]
     }
 }
 
@@ -122,43 +155,6 @@ pub(super) fn one_row<'a, P: Pairs>(
     }
     for v in 0..VECTORS {
         store(token, acc[v], &mut sums[16 * v..16 * v + 16]);
-    }
-}
-
-/// Adds the products of `K` inputs with the codes of a block of their columns, one after another. The second half of the outputs stands where
-/// pairs have their second inputs.
-#[inline(always)]
-pub(super) fn halves_into<P: Pairs, const K: usize>(
-    bf16_dot: Bf16Dot,
-    codes: [&[u8]; K],
-    x: [u32; K],
-    sums: &mut [f32; 2 * PANEL],
-) {
-    let token = bf16_dot.level();
-    let tables = P::tables(token);
-    let (lower, upper) = (u32x16::splat(token, 0xffff), u32x16::splat(token, 0xffff_0000));
-    for part in 0..2 {
-        let at = |v: usize, half: usize| half * PANEL + 32 * part + 16 * v;
-        let mut acc = [[zero(token); 2]; 2];
-        for (v, half) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
-            acc[v][half] = load(token, &sums[at(v, half)..at(v, half) + 16]);
-        }
-        for k in 0..K {
-            let x = [x[k], x[k] << 16].map(
-                #[inline(always)]
-                |x| u32x16::splat(token, x).into(),
-            );
-            let weights = P::decode(token, tables, codes[k], part);
-            for v in 0..2 {
-                let pair: u32x16<Avx512> = weights[v].simd_into(token);
-                // Of one output each: a weight that is infinite would meet the other's zero.
-                acc[v][0] = dot(bf16_dot, acc[v][0], (pair & lower).into(), x[0]);
-                acc[v][1] = dot(bf16_dot, acc[v][1], (pair & upper).into(), x[1]);
-            }
-        }
-        for (v, half) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
-            store(token, acc[v][half], &mut sums[at(v, half)..at(v, half) + 16]);
-        }
     }
 }
 
@@ -285,23 +281,23 @@ fn bytes(token: Avx512, bytes: &[u8]) -> __m512i {
 }
 
 #[inline(always)]
-fn zero(token: Avx512) -> __m512 {
+pub(super) fn zero(token: Avx512) -> __m512 {
     f32x16::splat(token, 0.0).into()
 }
 
 #[inline(always)]
-fn load(token: Avx512, sums: &[f32]) -> __m512 {
+pub(super) fn load(token: Avx512, sums: &[f32]) -> __m512 {
     f32x16::from_slice(token, sums).into()
 }
 
 #[inline(always)]
-fn store(token: Avx512, acc: __m512, sums: &mut [f32]) {
+pub(super) fn store(token: Avx512, acc: __m512, sums: &mut [f32]) {
     let acc: f32x16<Avx512> = acc.simd_into(token);
     acc.store_slice(sums);
 }
 
 #[inline(always)]
-fn dot(_: Bf16Dot, sum: __m512, weights: __m512i, x: __m512i) -> __m512 {
+pub(super) fn dot(_: Bf16Dot, sum: __m512, weights: __m512i, x: __m512i) -> __m512 {
     // SAFETY: the token shows that the CPU has the instruction.
     unsafe { _mm512_dpbf16_ps(sum, bytemuck::cast(weights), bytemuck::cast(x)) }
 }

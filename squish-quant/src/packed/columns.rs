@@ -169,8 +169,9 @@ impl ColumnMatrix {
     }
 }
 
-/// Blocks of outputs whose sums stay in the first-level cache beside the codes.
-const MOST_BLOCKS: usize = 16;
+/// Blocks of outputs whose sums stay in the first-level cache beside the codes, half of it. More have longer pieces of columns, of which a CPU sees
+/// itself what comes.
+const MOST_BLOCKS: usize = 32;
 
 /// Columns to pack.
 struct Columns<'a> {
