@@ -1,8 +1,8 @@
 //! Codes of 3 to 8 bits as a stream of bits: [`pack_into`] and [`unpack_into`].
 //!
 //! Code `i` of `B` bits takes bits `i · B` to `i · B + B - 1` of the stream, its lowest bit first, and bit `k` of the stream is
-//! bit `k % 8` of byte `k / 8`. Eight codes are `B` whole bytes, and are moved together in one register: neighbors are
-//! pushed against each other, first codes, then pairs of them, then fours.
+//! bit `k % 8` of byte `k / 8`. Eight codes are `B` whole bytes, and are moved together in 64 bits: neighbors are
+//! pushed against each other, first codes, then pairs of them, then fours, and the other way round.
 //!
 //! ```text
 //! 8-bit fields of B bits    .....hhh .....ggg .....fff .....eee .....ddd .....ccc .....bbb .....aaa
@@ -10,6 +10,8 @@
 //! 32-bit fields of 4B       ....................hhhgggfffeee    ....................dddcccbbbaaa
 //! 8B bits                   ........................................hhhgggfffeeedddcccbbbaaa
 //! ```
+
+use fearless_simd::{Simd, prelude::*};
 
 use crate::{Isa, isa::dispatch};
 
@@ -51,18 +53,7 @@ pub fn pack_with<const BITS: usize>(isa: Isa, codes: &[u8], out: &mut [u8]) {
 #[doc(hidden)]
 pub fn unpack_with<const BITS: usize>(isa: Isa, stream: &[u8], codes: &mut [u8]) {
     assert_groups::<BITS>(codes.len(), stream.len());
-    dispatch!(isa.token(), _simd => {
-        for (codes, i) in codes.chunks_mut(8 * AT_ONCE).zip((0..).step_by(AT_ONCE)) {
-            let mut fields = [0; AT_ONCE];
-            for (j, fields) in fields[..codes.len() / 8].iter_mut().enumerate() {
-                *fields = load(&stream[(i + j) * BITS..]);
-            }
-            let fields = fields.map(unpack::<BITS>);
-            for (codes, fields) in codes.as_chunks_mut().0.iter_mut().zip(fields) {
-                *codes = fields.to_le_bytes();
-            }
-        }
-    });
+    dispatch!(isa.token(), simd => unpack::<_, BITS>(simd, stream, codes));
 }
 
 fn assert_groups<const BITS: usize>(n_codes: usize, n_bytes: usize) {
@@ -72,17 +63,6 @@ fn assert_groups<const BITS: usize>(n_codes: usize, n_bytes: usize) {
 
 /// Groups whose fields are moved together, two of the widest vectors: a map that the compiler turns into vector instructions.
 const AT_ONCE: usize = 16;
-
-/// The first eight bytes, or all, as an integer: what [`unpack`] looks at, and some more.
-#[inline(always)]
-pub(crate) fn load(bytes: &[u8]) -> u64 {
-    if let Some(bytes) = bytes.first_chunk() {
-        return u64::from_le_bytes(*bytes);
-    }
-    let mut padded = [0; 8];
-    padded[..bytes.len()].copy_from_slice(bytes);
-    u64::from_le_bytes(padded)
-}
 
 /// Writes the low `n` bytes, and others behind them where there is room: what comes next overwrites these.
 #[inline(always)]
@@ -121,17 +101,49 @@ pub(crate) const fn pack<const BITS: usize>(codes: u64) -> u64 {
     fields
 }
 
+/// Bytes of the widest vector.
+const MAX_BYTES: usize = 64;
+
+/// Where in a stream the bytes of each eight codes begin: in 64 bits of their own, with some that come after.
+const fn places<const BITS: usize>() -> [u8; MAX_BYTES] {
+    let mut places = [0; MAX_BYTES];
+    let mut i = 0;
+    while i < MAX_BYTES {
+        let within = if i % 8 < BITS { i % 8 } else { 0 };
+        places[i] = (i / 8 * BITS + within) as u8;
+        i += 1;
+    }
+    places
+}
+
+#[inline(always)]
+fn unpack<S: Simd, const BITS: usize>(simd: S, stream: &[u8], codes: &mut [u8]) {
+    let lanes = S::u8s::LEN;
+    let places = S::u8s::from_slice(simd, &const { places::<BITS>() }[..lanes]);
+    for (i, codes) in codes.chunks_mut(lanes).enumerate() {
+        let stream = &stream[i * (lanes / 8 * BITS)..];
+        let bytes = if let Some(bytes) = stream.get(..lanes) {
+            S::u8s::from_slice(simd, bytes)
+        } else {
+            let mut padded = [0; MAX_BYTES];
+            padded[..stream.len()].copy_from_slice(stream);
+            S::u8s::from_slice(simd, &padded[..lanes])
+        };
+        let fields = bytes.swizzle_dyn(places).bitcast();
+        let unpacked = unpack_fields::<S, BITS>(simd, fields).bitcast::<S::u8s>();
+        codes.copy_from_slice(&unpacked.as_slice()[..codes.len()]);
+    }
+}
+
 /// The codes that [`pack`] packs. Bits behind the stream are left out.
 #[inline(always)]
-pub(crate) const fn unpack<const BITS: usize>(stream: u64) -> u64 {
+fn unpack_fields<S: Simd, const BITS: usize>(simd: S, stream: S::u64s) -> S::u64s {
     const { assert!(BITS >= 1 && BITS <= 8) }
     let mut fields = stream;
-    let mut i = WIDTHS.len();
-    while i > 0 {
-        i -= 1;
-        let (width, n_bits) = (WIDTHS[i], WIDTHS[i] / 8 * BITS as u32);
-        let low = low_fields(width, n_bits);
-        fields = fields & low | (fields & (low << n_bits)) << (width - n_bits);
+    for width in WIDTHS.into_iter().rev() {
+        let n_bits = width / 8 * BITS as u32;
+        let low = S::u64s::splat(simd, low_fields(width, n_bits));
+        fields = fields & low | (fields & low << n_bits) << (width - n_bits);
     }
     fields
 }

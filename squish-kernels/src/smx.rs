@@ -14,11 +14,11 @@
 //!
 //! Source: arXiv 2302.08007, section 3; the bytes are those of squish-quant's `smx`.
 
-use fearless_simd::{Simd, prelude::*};
+use fearless_simd::{Simd, prelude::*, u8x16};
 
 use crate::{
     Isa, bits,
-    bytes::{narrow_lanes, widen_lanes},
+    bytes::narrow_lanes,
     isa::dispatch,
     stream::{self, Stores, TILE, Tile},
 };
@@ -187,58 +187,106 @@ fn decode<S: Simd, const BITS: usize>(simd: S, stores: Stores, blocks: &[u8], ou
 
 #[inline(always)]
 fn decode_tile<S: Simd, const BITS: usize>(simd: S, blocks: &[u8], out: &mut [f32]) {
-    let step = S::u8s::LEN;
-    let mut blocks = blocks;
-    for out in out.chunks_mut(step) {
-        let (mut codes, mut headers) = ([0; 2 * MAX_BLOCKS], [[0; HEADER]; MAX_BLOCKS]);
-        for i in 0..out.len() / SMX_BLOCK {
-            headers[i] = [blocks[0], blocks[1]];
-            codes[2 * i] = bits::load(&blocks[HEADER..]);
-            codes[2 * i + 1] = bits::load(&blocks[HEADER + BITS..]);
-            blocks = &blocks[smx_block_bytes(BITS)..];
-        }
-        if out.len() == step {
-            decode_step::<S, BITS>(simd, headers, codes, out);
+    for (i, out) in out.as_chunks_mut().0.iter_mut().enumerate() {
+        let blocks = &blocks[i * smx_block_bytes(BITS)..];
+        if let Some(block) = blocks.get(..const { read::<BITS>() }) {
+            decode_block::<S, BITS>(simd, block, out);
         } else {
-            let mut values = [0.0; MAX_STEP];
-            decode_step::<S, BITS>(simd, headers, codes, &mut values[..step]);
-            out.copy_from_slice(&values[..out.len()]);
+            let mut padded = [0; MAX_READ];
+            padded[..blocks.len()].copy_from_slice(blocks);
+            decode_block::<S, BITS>(simd, &padded, out);
         }
     }
 }
 
+/// Bytes of a block of vectors.
+const WINDOW: usize = 16;
+
+/// Where in a block the window with its codes begins: with the header, where there is room for both.
+const fn window_start<const BITS: usize>() -> usize {
+    if smx_block_bytes(BITS) <= WINDOW { 0 } else { HEADER }
+}
+
+/// Bytes that are read of a block, and maybe of what follows it.
+const fn read<const BITS: usize>() -> usize {
+    window_start::<BITS>() + WINDOW
+}
+
+/// The same, of the longest blocks.
+const MAX_READ: usize = read::<8>();
+
+/// Where the codes of a block are: for each element four bytes, of which the first two have its code, and by how much they are to be shifted so
+/// that its sign is the highest bit.
+const fn places<const BITS: usize>() -> ([u8; 4 * SMX_BLOCK], [i32; SMX_BLOCK]) {
+    let (mut bytes, mut shifts) = ([0; 4 * SMX_BLOCK], [0; SMX_BLOCK]);
+    let mut i = 0;
+    while i < SMX_BLOCK {
+        let bit = 8 * (HEADER - window_start::<BITS>()) + i * BITS;
+        bytes[4 * i] = (bit / 8) as u8;
+        bytes[4 * i + 1] = if bit / 8 + 1 < WINDOW { bit / 8 + 1 } else { 0 } as u8;
+        shifts[i] = (32 - BITS - bit % 8) as i32;
+        i += 1;
+    }
+    (bytes, shifts)
+}
+
+/// The bit of each element's pair, in the header as an integer.
+const PAIR_BITS: [u32; SMX_BLOCK] = {
+    let mut bits = [0; SMX_BLOCK];
+    let mut i = 0;
+    while i < SMX_BLOCK {
+        bits[i] = 1 << (8 + i / 2);
+        i += 1;
+    }
+    bits
+};
+
+/// What a code stands for in a pair with its bit set, for each exponent field.
+const fn units<const BITS: usize>() -> [f32; 256] {
+    let mut units = [0.0; 256];
+    let mut field = 0;
+    while field < 256 {
+        units[field] = power_of_two(field as i32 - (BITS as i32 - 1));
+        field += 1;
+    }
+    units
+}
+
 #[inline(always)]
-fn decode_step<S: Simd, const BITS: usize>(
-    simd: S,
-    headers: [[u8; HEADER]; MAX_BLOCKS],
-    codes: [u64; 2 * MAX_BLOCKS],
-    out: &mut [f32],
-) {
+fn decode_block<S: Simd, const BITS: usize>(simd: S, block: &[u8], out: &mut [f32; SMX_BLOCK]) {
     let lanes = S::f32s::LEN;
-    let codes = codes.map(bits::unpack::<BITS>);
-    let bytes = S::u8s::from_slice(simd, &bytemuck::cast_slice(&codes)[..S::u8s::LEN]);
-    let codes = widen_lanes::<S>(bytes);
-    let units = headers.map(|[field, _]| power_of_two(i32::from(field) - (BITS as i32 - 1)));
-    for i in 0..4 {
-        let (block, within) = (i * lanes / SMX_BLOCK, i * lanes % SMX_BLOCK);
-        // The sign bit goes to the top and, with copies of it behind, back.
-        let unused = 32 - BITS as u32;
-        let code = (codes[i] << unused).bitcast::<S::i32s>() >> unused;
-        let own_bit = S::u32s::from_fn(
-            simd,
-            #[inline(always)]
-            |lane| 1 << (within / 2 + lane / 2),
-        );
-        let halved = (own_bit & S::u32s::splat(simd, headers[block][1].into())).simd_eq(own_bit);
+    let (bytes, shifts) = const { &places::<BITS>() };
+    let window = u8x16::from_slice(simd, &block[window_start::<BITS>()..read::<BITS>()]);
+    let window = S::u8s::block_splat(window);
+    let unit = S::f32s::splat(simd, const { &units::<BITS>() }[usize::from(block[0])]);
+    let header = S::u32s::splat(simd, u16::from_le_bytes([block[0], block[1]]).into());
+    for first in (0..SMX_BLOCK).step_by(lanes) {
+        let bytes = S::u8s::from_slice(simd, &bytes[4 * first..4 * (first + lanes)]);
+        let code = window.swizzle_dyn_within_blocks(bytes).bitcast::<S::i32s>();
+        let shifts = &shifts[first..first + lanes];
+        let code = match S::f32s::LEN {
+            // SSE has no shift by a count for each lane.
+            4 => {
+                code * S::i32s::from_fn(
+                    simd,
+                    #[inline(always)]
+                    |i| 1 << shifts[i],
+                )
+            }
+            _ => code << S::i32s::from_slice(simd, shifts),
+        };
+        // With copies of the sign before it.
+        let code = code >> (32 - BITS as u32);
+        let own_bit = S::u32s::from_slice(simd, &PAIR_BITS[first..first + lanes]);
+        let halved = (own_bit & header).simd_eq(own_bit);
         let code = halved.select(code, code + code);
-        let value = code.to_float::<S::f32s>() * S::f32s::splat(simd, units[block]);
-        value.store_slice(&mut out[i * lanes..(i + 1) * lanes]);
+        (code.to_float::<S::f32s>() * unit).store_slice(&mut out[first..first + lanes]);
     }
 }
 
 /// `2^(field - 127)`, for fields of -22 to 254.
 #[inline(always)]
-fn power_of_two(field: i32) -> f32 {
+const fn power_of_two(field: i32) -> f32 {
     f32::from_bits(if field > 0 { (field as u32) << 23 } else { 1 << (22 + field) })
 }
 
