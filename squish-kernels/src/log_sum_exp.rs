@@ -28,9 +28,7 @@
 use fearless_simd::{Simd, prelude::*};
 use half::{bf16, f16};
 
-use crate::{
-    Isa, exp::exp_normal_lanes, isa::dispatch, lanes::join, pairs::fold_states, real::Real,
-};
+use crate::{Isa, exp::add_exp_lanes, isa::dispatch, lanes::join, pairs::fold_states, real::Real};
 
 /// `ln Σ e^x`, rounded to an `f32`; −∞ for an empty slice.
 ///
@@ -125,7 +123,7 @@ const ADDED: usize = 16;
 const SUMS: usize = 4;
 
 /// How far an element may lie above the reference before the reference moves. The exponential's relative error grows with
-/// the distance, to 2^-22 here.
+/// the distance.
 const HEADROOM: f32 = 8.0;
 
 #[inline(always)]
@@ -178,7 +176,7 @@ fn sum_and_max<S: Simd, T: Real>(simd: S, m: f32, x: &[T]) -> (f32, f32) {
         f32::NEG_INFINITY,
         (S::f32s::splat(simd, 0.0), S::f32s::splat(simd, f32::NEG_INFINITY)),
         #[inline(always)]
-        |(sum, most): (S::f32s, S::f32s), x| (sum + exp_normal_lanes(simd, x - m), x.max(most)),
+        |(sum, most): (S::f32s, S::f32s), x| (add_exp_lanes(simd, sum, x - m), x.max(most)),
     );
     let (sum, most) = join(
         states,
