@@ -11,12 +11,14 @@
 //! taken together: the counters of many columns do not fit in registers, and are then loaded and stored once for four
 //! vectors of the matrix.
 
+use bytemuck::cast_slice;
 use fearless_simd::{Simd, prelude::*};
 
 use crate::{
     Isa,
     isa::dispatch,
     lanes::{load_partial, store_partial},
+    prefetch,
 };
 
 /// What is known of each column, all slices being of one length, the number of columns.
@@ -80,11 +82,11 @@ pub fn column_range_with(isa: Isa, rows: &[&[f32]], range: &mut ColumnRange<'_>)
     check_rows(rows, n);
     dispatch!(isa.token(), simd => {
         let (fours, rest) = rows.as_chunks::<4>();
-        for rows in fours {
-            range_of::<_, 4>(simd, *rows, range);
+        for (i, rows) in fours.iter().enumerate() {
+            range_of(simd, *rows, *fours.get(i + 1).unwrap_or(rows), range);
         }
         for row in rest {
-            range_of::<_, 1>(simd, [*row], range);
+            range_of(simd, [*row], [*row], range);
         }
     });
 }
@@ -131,8 +133,14 @@ impl<S: Simd> State<S> {
     }
 }
 
+/// Adds `rows` while `next` is asked for: among streams as many as there are rows and counters, the CPU alone finds few.
 #[inline(always)]
-fn range_of<S: Simd, const N: usize>(simd: S, rows: [&[f32]; N], range: &mut ColumnRange<'_>) {
+fn range_of<S: Simd, const N: usize>(
+    simd: S,
+    rows: [&[f32]; N],
+    next: [&[f32]; N],
+    range: &mut ColumnRange<'_>,
+) {
     let (lanes, n) = (S::f32s::LEN, range.min.len());
     // Slices of a length that the compiler sees.
     let rows = rows.map(
@@ -151,7 +159,8 @@ fn range_of<S: Simd, const N: usize>(simd: S, rows: [&[f32]; N], range: &mut Col
             n_zero: S::u32s::from_slice(simd, &n_zero[at.clone()]),
             n_non_finite: S::u32s::from_slice(simd, &n_non_finite[at.clone()]),
         };
-        for row in rows {
+        for (row, next) in rows.into_iter().zip(next) {
+            prefetch::far_line_at(cast_slice(next), first * size_of::<f32>());
             state.add(simd, S::f32s::from_slice(simd, &row[at.clone()]));
         }
         state.min.store_slice(&mut min[at.clone()]);
