@@ -161,7 +161,6 @@ mod x86 {
     const SHIFT: u32 = 19;
 
     /// The bits of `2^(i/16)`, less `i` at its place in the mantissa: the bits of the sum are added as they are.
-    #[expect(clippy::identity_op, reason = "a table")]
     const POWERS: [i32; 16] = [
         0x3f80_0000 - (0 << SHIFT),
         0x3f85_aac3 - (1 << SHIFT),
